@@ -1,0 +1,35 @@
+package main
+
+import (
+	_ "github.com/coreos/go-systemd/v22/daemon"
+	_ "github.com/gaissmai/bart"
+	_ "github.com/goccy/go-yaml"
+	_ "github.com/google/go-cmp/cmp"
+	_ "github.com/google/nftables"
+	_ "github.com/google/nftables/expr"
+	_ "github.com/osrg/gobgp/v4/api"
+	_ "github.com/osrg/gobgp/v4/pkg/apiutil"
+	_ "github.com/osrg/gobgp/v4/pkg/config/oc"
+	_ "github.com/osrg/gobgp/v4/pkg/packet/bgp"
+	_ "github.com/osrg/gobgp/v4/pkg/server"
+	_ "github.com/prometheus/client_golang/prometheus"
+	_ "github.com/prometheus/client_golang/prometheus/promhttp"
+	_ "github.com/prometheus/client_golang/prometheus/testutil"
+	_ "github.com/rogpeppe/go-internal/testscript"
+	_ "github.com/spf13/cobra"
+	_ "github.com/vishvananda/netlink"
+	_ "github.com/vishvananda/netns"
+	_ "golang.org/x/crypto/curve25519"
+	_ "golang.org/x/net/ipv4"
+	_ "golang.org/x/net/ipv6"
+	_ "golang.org/x/sync/errgroup"
+	_ "golang.org/x/sys/unix"
+	_ "golang.zx2c4.com/wireguard/conn"
+	_ "golang.zx2c4.com/wireguard/conn/bindtest"
+	_ "golang.zx2c4.com/wireguard/device"
+	_ "golang.zx2c4.com/wireguard/ipc"
+	_ "golang.zx2c4.com/wireguard/tun"
+	_ "golang.zx2c4.com/wireguard/tun/tuntest"
+)
+
+func main() {}
