@@ -1,0 +1,270 @@
+package gateway
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"time"
+
+	"sitewire/gateway/wg"
+)
+
+// Times of the endpoint manager.
+const (
+	resolveTimeout = 5 * time.Second
+	resolveEvery   = 5 * time.Minute  // of a tunnel that is up
+	resolveSilent  = 30 * time.Second // of one that is not
+	rotateEvery    = 15 * time.Second // to the next candidate, while none answers
+)
+
+// Resolver looks up the addresses of a host name, in order of preference. It asks over the underlay.
+type Resolver func(ctx context.Context, host string) ([]netip.Addr, error)
+
+// peer is the run-time state of a peer. Owned by the tunnels goroutine.
+type peer struct {
+	spec  peerSpec
+	stats wg.PeerStats
+
+	state  wg.TunnelState
+	reason string
+	since  time.Time
+
+	lastReceive time.Time
+	lastSend    time.Time // when the poll last saw bytes leave
+
+	candidates  []netip.AddrPort // resolved, in order
+	tried       int              // index of the one in use
+	configured  netip.AddrPort   // last one that we set
+	rotateAt    time.Time
+	resolving   bool
+	nextResolve time.Time
+
+	handshakes, endpointChanges, resolutions, resolutionFailures uint64
+}
+
+// resolution is the answer for one peer's endpoints.
+type resolution struct {
+	device, peer string
+	endpoints    []string // that were asked for
+	addrs        []netip.AddrPort
+	err          error
+}
+
+func (s peerSpec) equal(o peerSpec) bool {
+	return s.PublicKey == o.PublicKey && s.PresharedKey.Equal(o.PresharedKey) && s.PersistentKeepalive == o.PersistentKeepalive &&
+		s.Site == o.Site && slices.Equal(s.Endpoints, o.Endpoints) && s.Pin == o.Pin && s.DeadAfter == o.DeadAfter
+}
+
+// endpoint in use, or the one that we set.
+func (p *peer) endpoint() netip.AddrPort {
+	if p.stats.Endpoint.IsValid() {
+		return p.stats.Endpoint
+	}
+	return p.configured
+}
+
+func (p *peer) tunnel(d *device) wg.Tunnel {
+	return wg.Tunnel{
+		Peer: p.spec.Name, Site: p.spec.Site, Device: d.spec.Name, Backend: d.backend,
+		PublicKey: p.spec.PublicKey, PSK: !p.spec.PresharedKey.IsZero(),
+		State: p.state, Reason: p.reason, Since: p.since,
+		Endpoint: p.endpoint(), LastHandshake: p.stats.LastHandshake, LastReceive: p.lastReceive,
+		ReceiveBytes: p.stats.ReceiveBytes, TransmitBytes: p.stats.TransmitBytes,
+		PersistentKeepalive: p.spec.PersistentKeepalive, MTU: d.mtu,
+		Handshakes: p.handshakes, EndpointChanges: p.endpointChanges,
+		Resolutions: p.resolutions, ResolutionFailures: p.resolutionFailures,
+	}
+}
+
+// observe takes in a poll of the peer.
+func (t *tunnels) observe(ctx context.Context, d *device, p *peer, s wg.PeerStats, now time.Time) {
+	old := p.stats
+	if s.LastHandshake.After(old.LastHandshake) {
+		p.handshakes++
+		p.lastReceive = now
+	}
+	if s.ReceiveBytes > old.ReceiveBytes {
+		p.lastReceive = now
+	}
+	if s.TransmitBytes > old.TransmitBytes {
+		p.lastSend = now
+	}
+	if s.Endpoint.IsValid() && old.Endpoint.IsValid() && s.Endpoint != old.Endpoint {
+		p.endpointChanges++
+		t.log.Info("endpoint changed", "peer", p.spec.Name, "endpoint", s.Endpoint)
+		if p.spec.Pin && p.configured.IsValid() && s.Endpoint != p.configured {
+			t.setEndpoint(ctx, d, p, p.configured)
+		}
+	}
+	p.stats = s
+	state, reason := p.liveness(now)
+	t.setState(p, state, reason, now)
+
+	if len(p.spec.Endpoints) == 0 {
+		return
+	}
+	if state != wg.TunnelUp && len(p.candidates) > 1 && !now.Before(p.rotateAt) {
+		p.tried = (p.tried + 1) % len(p.candidates)
+		t.setEndpoint(ctx, d, p, p.candidates[p.tried])
+		p.rotateAt = now.Add(rotateEvery)
+	}
+	if state != wg.TunnelUp && p.nextResolve.After(now.Add(resolveSilent*3/2)) {
+		p.nextResolve = now
+	}
+	t.resolvePeer(ctx, d, p)
+}
+
+// liveness judges a peer by when it was last heard. Bytes and handshakes both count: each arrives authenticated.
+func (p *peer) liveness(now time.Time) (wg.TunnelState, string) {
+	heard := p.lastReceive
+	if p.stats.LastHandshake.After(heard) {
+		heard = p.stats.LastHandshake
+	}
+	switch {
+	case heard.IsZero() && len(p.spec.Endpoints) == 0:
+		return wg.TunnelNew, "no handshake yet: waiting for the peer to call"
+	case heard.IsZero() && !p.configured.IsValid():
+		return wg.TunnelNew, "no handshake yet: endpoint not resolved"
+	case heard.IsZero():
+		return wg.TunnelNew, "no handshake yet"
+	case now.Sub(heard) < p.spec.DeadAfter:
+		return wg.TunnelUp, "heard from " + ago(now.Sub(heard))
+	case p.spec.PersistentKeepalive == 0 && p.lastSend.Before(heard.Add(p.spec.DeadAfter/2)):
+		return wg.TunnelStale, "silent, and nothing was sent"
+	}
+	return wg.TunnelDown, fmt.Sprintf("nothing heard for over %s", p.spec.DeadAfter)
+}
+
+// ago is a rough age, so that a healthy tunnel's reason does not change with every poll.
+func ago(d time.Duration) string {
+	if d < 30*time.Second {
+		return "within 30 s"
+	}
+	return "within " + strconv.Itoa(int(d/time.Minute)+1) + " min"
+}
+
+func (t *tunnels) setState(p *peer, s wg.TunnelState, reason string, now time.Time) {
+	p.reason = reason
+	if p.state == s {
+		return
+	}
+	t.log.Info("tunnel "+string(s), "peer", p.spec.Name, "was", p.state, "reason", reason)
+	p.state, p.since = s, now
+	t.alive(p.spec.Name, s == wg.TunnelUp || s == wg.TunnelStale)
+}
+
+// resolvePeer starts a look-up if one is due. Numeric endpoints are set at once.
+func (t *tunnels) resolvePeer(ctx context.Context, d *device, p *peer) {
+	now := t.now()
+	if len(p.spec.Endpoints) == 0 || p.resolving || now.Before(p.nextResolve) {
+		return
+	}
+	r := resolution{device: d.spec.Name, peer: p.spec.Name, endpoints: p.spec.Endpoints}
+	numeric := true
+	for _, e := range p.spec.Endpoints {
+		ap, err := netip.ParseAddrPort(e)
+		numeric = numeric && err == nil
+		r.addrs = append(r.addrs, ap)
+	}
+	if numeric {
+		t.onResolved(ctx, r)
+		p.nextResolve = now.Add(24 * time.Hour)
+		return
+	}
+	p.resolving = true
+	p.resolutions++
+	go func() { // one look-up in flight for a peer; a slow name holds up nobody else
+		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+		defer cancel()
+		r.addrs, r.err = lookup(ctx, t.resolve, r.endpoints)
+		select {
+		case t.resolved <- r:
+		case <-context.WithoutCancel(ctx).Done():
+		case <-ctx.Done():
+			// The goroutine that receives may be busy for longer than the look-up's own time: only the daemon's end counts.
+			select {
+			case t.resolved <- r:
+			case <-time.After(resolveTimeout):
+			}
+		}
+	}()
+}
+
+// lookup resolves endpoints in order; those that fail are left out, and all failing is an error.
+func lookup(ctx context.Context, resolve Resolver, endpoints []string) ([]netip.AddrPort, error) {
+	var out []netip.AddrPort
+	var last error
+	for _, e := range endpoints {
+		if ap, err := netip.ParseAddrPort(e); err == nil {
+			out = append(out, ap)
+			continue
+		}
+		name, port, err := net.SplitHostPort(e)
+		if err != nil {
+			last = err
+			continue
+		}
+		n, err := strconv.ParseUint(port, 10, 16)
+		if err != nil {
+			last = fmt.Errorf("port %q: %w", port, err)
+			continue
+		}
+		addrs, err := resolve(ctx, name)
+		if err != nil {
+			last = err
+			continue
+		}
+		for _, a := range addrs {
+			out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(n)))
+		}
+	}
+	if len(out) == 0 {
+		return nil, cmp.Or(last, fmt.Errorf("no address for %v", endpoints))
+	}
+	return out, nil
+}
+
+func (t *tunnels) onResolved(ctx context.Context, r resolution) {
+	d := t.devices[r.device]
+	if d == nil || d.peers[r.peer] == nil {
+		return
+	}
+	p, now := d.peers[r.peer], t.now()
+	p.resolving = false
+	every := resolveSilent
+	if p.state == wg.TunnelUp {
+		every = resolveEvery
+	}
+	p.nextResolve = now.Add(every + rand.N(every/4))
+	if r.err != nil { // what worked last is kept for ever
+		p.resolutionFailures++
+		t.log.Warn("endpoint not resolved", "peer", r.peer, "endpoints", r.endpoints, "error", r.err)
+		return
+	}
+	if slices.Equal(p.candidates, r.addrs) || !slices.Equal(p.spec.Endpoints, r.endpoints) {
+		return
+	}
+	p.candidates, p.tried = r.addrs, 0
+	p.rotateAt = now.Add(rotateEvery)
+	// A live tunnel keeps its endpoint: what a name says now may be wrong, and a peer that moved roams by itself.
+	if p.state != wg.TunnelUp || !p.configured.IsValid() {
+		t.setEndpoint(ctx, d, p, p.candidates[0])
+	}
+}
+
+func (t *tunnels) setEndpoint(ctx context.Context, d *device, p *peer, ep netip.AddrPort) {
+	p.configured = ep
+	if d.dev == nil {
+		return
+	}
+	cfg := p.spec.PeerConfig
+	cfg.Endpoint = ep
+	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}}); err != nil {
+		t.log.Warn("endpoint not set", "peer", p.spec.Name, "endpoint", ep, "error", err)
+	}
+}

@@ -1,0 +1,505 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"sitewire/gateway/host"
+	"sitewire/gateway/wg"
+	"sitewire/routes"
+)
+
+// deviceSpec is a device as the configuration wants it.
+type deviceSpec struct {
+	wg.DeviceConfig // MTU 0: from the path to the peers' endpoints
+	Backend         string
+	Addresses       []host.Address
+	Peers           []peerSpec
+}
+
+// peerSpec is a peer as the configuration wants it.
+type peerSpec struct {
+	wg.PeerConfig          // Endpoint is not set here
+	Site          string   // label
+	Endpoints     []string // host:port, in order of preference
+	Pin           bool     // an endpoint that roamed is put back
+	DeadAfter     time.Duration
+}
+
+// Backend opens devices of one kind.
+type Backend struct {
+	Name string // "kernel" or "userspace"
+	Open wg.Opener
+}
+
+// tunnels owns the devices, their peers and endpoints, and polls their state.
+//
+// Owner: its Run goroutine. Set and the like are messages to it; Write and List are called by the syncer and use
+// an immutable index of the devices, which guard themselves.
+type tunnels struct {
+	backend  func(name string) (Backend, error)
+	host     Host
+	resolve  Resolver
+	log      *slog.Logger
+	poll     time.Duration
+	alive    func(peer string, alive bool)
+	now      func() time.Time
+	calls    chan func(context.Context)
+	resolved chan resolution
+	changed  chan struct{}
+
+	devices map[string]*device
+
+	index    atomic.Pointer[tunnelIndex]
+	snapshot atomic.Pointer[[]wg.Tunnel]
+}
+
+// tunnelIndex finds a device and a key by name, and a name by key. Immutable.
+type tunnelIndex struct {
+	devices map[string]wg.Device
+	keys    map[peerOnDevice]wg.PublicKey
+	names   map[keyOnDevice]string
+}
+
+type (
+	peerOnDevice struct{ device, peer string }
+	keyOnDevice  struct {
+		device string
+		key    wg.PublicKey
+	}
+)
+
+// device is an open device. Owned by the tunnels goroutine.
+type device struct {
+	spec    deviceSpec
+	dev     wg.Device // nil: could not be opened; retried
+	backend string
+	mtu     int
+	peers   map[string]*peer
+	err     error
+	retryAt time.Time
+	backoff time.Duration
+}
+
+func newTunnels(o Options) *tunnels {
+	t := &tunnels{
+		backend:  o.Backend,
+		host:     o.Host,
+		resolve:  o.Resolver,
+		log:      o.Log,
+		poll:     o.Poll,
+		alive:    o.Feed.PutAlive,
+		now:      time.Now,
+		calls:    make(chan func(context.Context)),
+		resolved: make(chan resolution),
+		changed:  make(chan struct{}, 1),
+		devices:  map[string]*device{},
+	}
+	t.publish()
+	return t
+}
+
+func (t *tunnels) String() string { return "tunnels" }
+
+// Run polls until ctx ends. Devices stay open: close is the caller's, once nothing writes to them any more.
+func (t *tunnels) Run(ctx context.Context) error {
+	tick := time.NewTicker(t.poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case f := <-t.calls:
+			f(ctx)
+		case r := <-t.resolved:
+			t.onResolved(ctx, r)
+		case <-tick.C:
+			t.tick(ctx)
+		}
+		t.publish()
+	}
+}
+
+// call runs f on the tunnels goroutine and waits for it.
+func (t *tunnels) call(ctx context.Context, f func(context.Context) error) error {
+	done := make(chan error, 1)
+	select {
+	case t.calls <- func(ctx context.Context) { done <- f(ctx) }:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Add creates and updates what specs want and removes nothing, so that the routes of what is to go can be moved
+// first. On error it undoes what it created.
+func (t *tunnels) Add(ctx context.Context, specs []deviceSpec) error {
+	return t.call(ctx, func(ctx context.Context) error {
+		var created []string
+		for _, s := range specs {
+			_, had := t.devices[s.Name]
+			if err := t.addDevice(ctx, s); err != nil {
+				for _, name := range created {
+					t.closeDevice(name, true)
+				}
+				return fmt.Errorf("device %s: %w", s.Name, err)
+			}
+			if !had {
+				created = append(created, s.Name)
+			}
+		}
+		t.publish()
+		return nil
+	})
+}
+
+// Prune removes devices and peers that specs do not have.
+func (t *tunnels) Prune(ctx context.Context, specs []deviceSpec) error {
+	return t.call(ctx, func(ctx context.Context) error {
+		var errs []error
+		for name, d := range t.devices {
+			i := slices.IndexFunc(specs, func(s deviceSpec) bool { return s.Name == name })
+			if i < 0 {
+				t.closeDevice(name, true)
+				continue
+			}
+			want := map[string]wg.PublicKey{}
+			for _, p := range specs[i].Peers {
+				want[p.Name] = p.PublicKey
+			}
+			var gone []wg.PublicKey
+			for name, p := range d.peers {
+				if _, ok := want[name]; !ok {
+					gone = append(gone, p.spec.PublicKey)
+					delete(d.peers, name)
+					t.log.Info("peer removed", "peer", name, "device", d.spec.Name)
+				}
+			}
+			// A key that a peer under another name has taken over is not removed.
+			gone = slices.DeleteFunc(gone, func(k wg.PublicKey) bool {
+				return slices.Contains(slices.Collect(maps.Values(want)), k)
+			})
+			if len(gone) > 0 && d.dev != nil {
+				if err := d.dev.Apply(ctx, wg.Delta{RemovePeers: gone}); err != nil {
+					errs = append(errs, fmt.Errorf("device %s: %w", name, err))
+				}
+			}
+			d.spec = specs[i]
+		}
+		t.publish()
+		return errors.Join(errs...)
+	})
+}
+
+func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
+	d, ok := t.devices[s.Name]
+	if !ok {
+		d = &device{spec: s, peers: map[string]*peer{}}
+		if err := t.open(ctx, d); err != nil {
+			return err
+		}
+		t.devices[s.Name] = d
+	}
+	old := d.spec
+	d.spec = s
+	d.spec.Peers = nil // grows below; Prune sets the final list
+	if d.dev != nil && ok && (!old.PrivateKey.Equal(s.PrivateKey) || old.ListenPort != s.ListenPort || old.FirewallMark != s.FirewallMark) {
+		if err := d.dev.Apply(ctx, wg.Delta{Device: &s.DeviceConfig}); err != nil {
+			d.spec = old
+			return err
+		}
+	}
+	d.spec.Peers = old.Peers
+	for _, p := range s.Peers {
+		if err := t.addPeer(ctx, d, p); err != nil {
+			return err
+		}
+	}
+	d.spec.Peers = s.Peers
+	return t.setLink(ctx, d)
+}
+
+// open opens the device of d, and nothing more.
+func (t *tunnels) open(ctx context.Context, d *device) error {
+	b, err := t.backend(d.spec.Backend)
+	if err != nil {
+		return err
+	}
+	cfg := d.spec.DeviceConfig
+	d.mtu = t.mtu(ctx, d)
+	cfg.MTU = d.mtu
+	dev, err := b.Open(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	d.dev, d.backend, d.err, d.backoff = dev, b.Name, nil, 0
+	t.log.Info("device up", "device", d.spec.Name, "backend", b.Name, "mtu", cfg.MTU, "listen_port", cfg.ListenPort)
+	return nil
+}
+
+func (t *tunnels) setLink(ctx context.Context, d *device) error {
+	if d.dev == nil {
+		return nil // the retry does it
+	}
+	d.mtu = t.mtu(ctx, d)
+	return t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
+}
+
+func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
+	p, ok := d.peers[s.Name]
+	if ok && p.spec.equal(s) {
+		return nil
+	}
+	delta := wg.Delta{SetPeers: []wg.PeerConfig{s.PeerConfig}}
+	fresh := &peer{spec: s, state: wg.TunnelNew, since: t.now(), reason: "no handshake yet"}
+	if ok && p.spec.PublicKey == s.PublicKey {
+		fresh = p // its counters and its session go on
+		if !slices.Equal(p.spec.Endpoints, s.Endpoints) {
+			p.candidates, p.nextResolve = nil, time.Time{}
+		}
+		p.spec = s
+	} else if ok {
+		delta.RemovePeers = []wg.PublicKey{p.spec.PublicKey}
+	}
+	if d.dev != nil {
+		if err := d.dev.Apply(ctx, delta); err != nil {
+			return fmt.Errorf("peer %s: %w", s.Name, err)
+		}
+	}
+	d.peers[s.Name] = fresh
+	if !ok {
+		t.log.Info("peer added", "peer", s.Name, "device", d.spec.Name)
+		t.alive(s.Name, false)
+	}
+	t.resolvePeer(ctx, d, fresh)
+	return nil
+}
+
+// tick reads the devices' statistics, moves the peers' states and starts what is due.
+func (t *tunnels) tick(ctx context.Context) {
+	now := t.now()
+	for name, d := range t.devices {
+		if d.dev == nil {
+			t.reopen(ctx, d, now)
+			continue
+		}
+		stats, err := d.dev.Stats(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return
+			}
+			t.log.Warn("device lost, opening it again", "device", name, "error", err)
+			d.dev.Close(false)
+			d.dev, d.err, d.retryAt = nil, err, now
+			t.reopen(ctx, d, now)
+			continue
+		}
+		byKey := make(map[wg.PublicKey]wg.PeerStats, len(stats))
+		for _, s := range stats {
+			byKey[s.PublicKey] = s
+		}
+		for _, p := range d.peers {
+			t.observe(ctx, d, p, byKey[p.spec.PublicKey], now)
+		}
+	}
+}
+
+// reopen brings a device back that could not be opened or disappeared. Its peers lose their sessions; the syncer's
+// comparison restores their allowed-IPs.
+func (t *tunnels) reopen(ctx context.Context, d *device, now time.Time) {
+	if now.Before(d.retryAt) {
+		return
+	}
+	err := t.open(ctx, d)
+	if err == nil {
+		err = t.setLink(ctx, d)
+	}
+	for _, p := range d.peers {
+		if err != nil {
+			t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
+			continue
+		}
+		cfg := p.spec.PeerConfig
+		cfg.Endpoint = p.configured
+		err = d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}})
+	}
+	if err != nil {
+		d.backoff = min(max(2*d.backoff, time.Second), 30*time.Second)
+		d.retryAt, d.err = now.Add(d.backoff), err
+		if d.dev != nil {
+			d.dev.Close(false)
+			d.dev = nil
+		}
+	}
+}
+
+// closeDevice removes d from the world if it is ours to remove.
+func (t *tunnels) closeDevice(name string, remove bool) {
+	d := t.devices[name]
+	delete(t.devices, name)
+	if d.dev == nil {
+		return
+	}
+	if err := d.dev.Close(remove); err != nil {
+		t.log.Warn("device did not close", "device", name, "error", err)
+		return
+	}
+	t.log.Info("device removed", "device", name)
+}
+
+// Close closes all devices; it must come after Run returned.
+func (t *tunnels) Close(remove bool) {
+	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
+		t.closeDevice(name, remove)
+	}
+}
+
+// mtu of a device: as configured, else what the path to its peers' endpoints leaves.
+func (t *tunnels) mtu(ctx context.Context, d *device) int {
+	if d.spec.MTU != 0 {
+		return d.spec.MTU
+	}
+	const usual = 1420 // 1500 less the overhead of WireGuard over IPv6
+	m := usual
+	for _, p := range d.peers {
+		ep := p.endpoint()
+		if !ep.IsValid() {
+			continue
+		}
+		path, err := t.host.PathMTU(ctx, ep.Addr(), d.spec.FirewallMark)
+		if err != nil || path == 0 {
+			continue
+		}
+		overhead := 80
+		if ep.Addr().Unmap().Is4() {
+			overhead = 60
+		}
+		m = min(m, path-overhead)
+	}
+	return max(m, 1280)
+}
+
+// publish replaces the index and the snapshot if something changed, and wakes the gateway.
+func (t *tunnels) publish() {
+	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}}
+	snap := []wg.Tunnel{}
+	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
+		d := t.devices[name]
+		if d.dev != nil {
+			ix.devices[name] = d.dev
+		}
+		for _, pn := range slices.Sorted(maps.Keys(d.peers)) {
+			p := d.peers[pn]
+			ix.keys[peerOnDevice{name, pn}] = p.spec.PublicKey
+			ix.names[keyOnDevice{name, p.spec.PublicKey}] = pn
+			snap = append(snap, p.tunnel(d))
+		}
+	}
+	t.index.Store(ix)
+	old := t.snapshot.Swap(&snap)
+	if old == nil || !slices.EqualFunc(*old, snap, sameForRouting) {
+		select {
+		case t.changed <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// sameForRouting tells whether the gateway has anything to do for a change of a tunnel.
+func sameForRouting(a, b wg.Tunnel) bool {
+	return a.Peer == b.Peer && a.Device == b.Device && a.Alive() == b.Alive() && a.State == b.State && a.Endpoint.Addr() == b.Endpoint.Addr()
+}
+
+// Write implements routes.Tunnels.
+func (t *tunnels) Write(ctx context.Context, ops []routes.Op) []error {
+	errs := make([]error, len(ops))
+	ix := t.index.Load()
+	for start := 0; start < len(ops); {
+		first := ops[start]
+		end := start + 1
+		for end < len(ops) && ops[end].Kind == first.Kind && ops[end].Allowed.Device == first.Allowed.Device {
+			end++
+		}
+		ix.write(ctx, ops[start:end], errs[start:end])
+		start = end
+	}
+	return errs
+}
+
+// write runs operations of one kind on one device.
+func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error) {
+	name := ops[0].Allowed.Device
+	dev, ok := ix.devices[name]
+	if !ok {
+		for i := range errs {
+			errs[i] = fmt.Errorf("device %s is not there", name)
+		}
+		return
+	}
+	list := make([]wg.AllowedIP, 0, len(ops))
+	for i, op := range ops {
+		key, ok := ix.keys[peerOnDevice{name, op.Allowed.Peer}]
+		if !ok {
+			if op.Kind == routes.Allow {
+				errs[i] = fmt.Errorf("device %s has no peer %s", name, op.Allowed.Peer)
+			} // a peer that is gone owns nothing: disallowed already
+			continue
+		}
+		list = append(list, wg.AllowedIP{Prefix: op.Allowed.Prefix, Peer: key})
+	}
+	delta := wg.Delta{Allow: list}
+	if ops[0].Kind == routes.Disallow {
+		delta = wg.Delta{Disallow: list}
+	}
+	if err := dev.Apply(ctx, delta); err != nil {
+		for i := range errs {
+			if errs[i] == nil {
+				errs[i] = fmt.Errorf("device %s: %w", name, err)
+			}
+		}
+	}
+}
+
+// List implements routes.Tunnels.
+func (t *tunnels) List(ctx context.Context) ([]routes.AllowedIP, error) {
+	ix := t.index.Load()
+	var out []routes.AllowedIP
+	for name, dev := range ix.devices {
+		ips, err := dev.AllowedIPs(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", name, err)
+		}
+		for _, ip := range ips {
+			owner, ok := ix.names[keyOnDevice{name, ip.Peer}]
+			if !ok {
+				owner = ip.Peer.String()
+			}
+			out = append(out, routes.AllowedIP{Device: name, Prefix: ip.Prefix, Peer: owner})
+		}
+	}
+	return out, nil
+}
+
+// endpoints returns the outer addresses of all peers, sorted: what no learned prefix may cover.
+func endpoints(ts []wg.Tunnel) []netip.Addr {
+	var out []netip.Addr
+	for _, t := range ts {
+		if t.Endpoint.IsValid() {
+			out = append(out, t.Endpoint.Addr().Unmap().WithZone(""))
+		}
+	}
+	slices.SortFunc(out, netip.Addr.Compare)
+	return slices.Compact(out)
+}
