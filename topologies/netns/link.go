@@ -1,6 +1,7 @@
 package netns
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -41,7 +43,40 @@ func Link(a *NS, ifA string, b *NS, ifB string, o LinkOpts) error {
 			return err
 		}
 	}
+	for _, end := range []struct {
+		ns  *NS
+		dev string
+	}{{a, ifA}, {b, ifB}} {
+		if err := end.ns.ready(end.dev); err != nil {
+			return err
+		}
+	}
 	return nil
+}
+
+// ready waits for the kernel to notice that the cable is plugged in: before that it answers no neighbour solicitation.
+func (n *NS) ready(dev string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	defer cancel()
+	return WaitFor(ctx, time.Millisecond, fmt.Sprintf("%s/%s to come up", n, dev), func() error {
+		l, err := n.link(dev)
+		if err != nil {
+			return err
+		}
+		if state := l.Attrs().OperState; state != netlink.OperUp {
+			return fmt.Errorf("it is %s", state)
+		}
+		addrs, err := n.nl.AddrList(l, netlink.FAMILY_V6)
+		if err != nil {
+			return err
+		}
+		for _, a := range addrs {
+			if a.Flags&unix.IFA_F_TENTATIVE != 0 {
+				return fmt.Errorf("%s is tentative", a.IP)
+			}
+		}
+		return nil
+	})
 }
 
 func veth(a *NS, ifA string, b *NS, ifB string, o LinkOpts) error {
@@ -51,6 +86,17 @@ func veth(a *NS, ifA string, b *NS, ifB string, o LinkOpts) error {
 	}
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MTU, attrs.HardwareAddr = ifA, mtu, o.MACA
+	// If both ends have the same index, as happens in symmetric labs, the kernel takes them for an ordinary device and notices the
+	// carrier up to a second later (linkwatch_urgent_event). So one end gets an index that the other will hardly have.
+	for _, n := range []*NS{a, b} {
+		links, err := n.nl.LinkList()
+		if err != nil {
+			return err
+		}
+		for _, l := range links {
+			attrs.Index = max(attrs.Index, l.Attrs().Index+1000)
+		}
+	}
 	v := netlink.NewVeth(attrs)
 	v.PeerName, v.PeerMTU, v.PeerHardwareAddr = ifB, uint32(mtu), o.MACB
 	v.PeerNamespace = netlink.NsFd(b.fd)
