@@ -61,12 +61,13 @@ type Set struct {
 // Rule is one step of a policy.
 type Rule struct {
 	Name   string `json:"name"`
-	Match  Match  `json:"match"`
+	Match  Match  `json:"match,omitzero"`
 	Action Action `json:"action"`
-	Set    Set    `json:"set"`
+	Set    Set    `json:"set,omitzero"`
 }
 
 // Policy is a named pair of rule lists. The first accepting or rejecting match decides; no match rejects.
+// Compile it before it is shared between goroutines.
 type Policy struct {
 	Name   string `json:"name"`
 	Import []Rule `json:"import"`
@@ -75,6 +76,9 @@ type Policy struct {
 	AllowDefault bool `json:"allow_default,omitempty"`
 	// AllowThirdPartyNextHop accepts next hops that are not the neighbour's own address.
 	AllowThirdPartyNextHop bool `json:"allow_third_party_next_hop,omitempty"`
+	// AllowOwnParts lets prefixes within our own, longer than them, reach the import rules: for neighbours inside the
+	// site, and for hubs that announce an aggregate of their branches. Our own prefixes themselves stay refused.
+	AllowOwnParts bool `json:"allow_own_parts,omitempty"`
 	// MaxASPath is the longest AS path accepted; 0 means 64.
 	MaxASPath int `json:"max_as_path,omitempty"`
 	// MaxPrefixes limits the accepted prefixes of a family: over it further ones are refused and the session stays.
@@ -82,12 +86,17 @@ type Policy struct {
 	MaxPrefixes4 int `json:"max_prefixes_ipv4,omitempty"`
 	MaxPrefixes6 int `json:"max_prefixes_ipv6,omitempty"`
 	WarnAt       int `json:"warn_at,omitempty"`
+
+	compiled *program // set by Compile
 }
 
 // Route is what rules see.
 type Route struct {
-	Prefix      netip.Prefix
-	ASPath      []uint32
+	Prefix netip.Prefix
+	// ASPath from the neighbour to the origin; members of sets are listed like any other.
+	ASPath []uint32
+	// NextHop as received. `::` stands for the neighbour's own link-local address, which GoBGP does not pass on. In a
+	// Verdict an invalid NextHop is the address that we speak from.
 	NextHop     netip.Addr
 	Communities []string // standard and large, in the notation of Match.Communities
 	LocalPref   uint32
@@ -113,9 +122,34 @@ type Context struct {
 // Verdict is the outcome of an evaluation.
 type Verdict struct {
 	Accepted bool `json:"accepted"`
-	// Rule is the deciding rule's name, or the reason of a fixed refusal ("martian", "default_route", "own_prefix",
-	// "covers_endpoint", "first_as", "as_loop", "as_path_length", "next_hop", "no_policy", "no_rule").
+	// Rule is the deciding rule's name, or the reason of a fixed refusal: one of the constants below.
 	Rule string `json:"rule"`
-	// Route as the rules left it.
+	// Route as the rules left it; as it came if it was not accepted.
 	Route Route `json:"-"`
+}
+
+// Reasons of fixed refusals, in Verdict.Rule. No rule may have such a name.
+const (
+	NoPolicy      = "no_policy"       // RFC 8212: neither direction without a policy
+	InvalidPolicy = "invalid_policy"  // a policy that Compile refuses: nothing passes
+	NoRule        = "no_rule"         // no rule accepted or rejected it
+	Martian       = "martian"         // RFC 7454 section 6.1.1: not routable between sites
+	DefaultRoute  = "default_route"   // 0.0.0.0/0, ::/0, or a prefix so short that it can only be a part of one
+	OwnPrefix     = "own_prefix"      // RFC 7454 section 6.1.4: ours, or within ours
+	CoversTunnel  = "covers_endpoint" // would route a tunnel's packets into a tunnel
+	ASPathLength  = "as_path_length"  // longer than MaxASPath
+	ASZero        = "as_zero"         // RFC 7607
+	FirstAS       = "first_as"        // RFC 4271 section 6.3: the path does not begin with the neighbour
+	ASLoop        = "as_loop"         // RFC 4271 section 9.1.2: our ASN is in the path
+	NextHop       = "next_hop"        // RFC 7454 section 9: not the neighbour's own address
+	NoAdvertise   = "no_advertise"    // RFC 1997
+	NoExport      = "no_export"       // RFC 1997: learned with no-export or local-as, towards another AS
+)
+
+// Reasons lists the reasons of fixed refusals.
+func Reasons() []string {
+	return []string{
+		NoPolicy, InvalidPolicy, NoRule, Martian, DefaultRoute, OwnPrefix, CoversTunnel, ASPathLength, ASZero,
+		FirstAS, ASLoop, NextHop, NoAdvertise, NoExport,
+	}
 }
