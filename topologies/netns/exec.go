@@ -19,7 +19,8 @@ const execArg = "sitewire-netns-exec"
 //
 // The command sees its own /run, kept for the life of the namespace and shared by all its commands: `wg show` finds the socket that
 // wireguard-go made in /run/wireguard before, and two namespaces may use the same interface names. /run/netns and the lab's own
-// directory are the same everywhere. /sys shows the namespace's devices.
+// directory are the same everywhere. /sys shows the namespace's devices, /var/tmp is the namespace's own, and the machine's own
+// configuration of BIRD, FRR, WireGuard and sitewire under /etc is hidden.
 //
 // A name without a slash is looked up in PATH and in the directories of daemons. The command does not outlive the lab, so it needs no
 // Pdeathsig (which acts when the starting thread ends: with Go that may be at any time).
@@ -60,9 +61,16 @@ func becomeInside(name, path string, argv []string) error {
 		{netnsDir, filepath.Join(own, "netns")},
 		{labRoot, filepath.Join(own, filepath.Base(labRoot))},
 		{own, "/run"},
+		{filepath.Join(stateDir(name), "var-tmp"), "/var/tmp"}, // FRR keeps crash logs there, and leaves them
 	} {
 		if err := unix.Mount(bind[0], bind[1], "", unix.MS_BIND|unix.MS_REC, ""); err != nil {
 			return fmt.Errorf("bind %s to %s: %w", bind[0], bind[1], err)
+		}
+	}
+	for _, dir := range hostConfig {
+		err := unix.Mount(filepath.Join(stateDir(name), "empty"), dir, "", unix.MS_BIND, "")
+		if err != nil && err != unix.ENOENT {
+			return fmt.Errorf("hide %s: %w", dir, err)
 		}
 	}
 	mountSys()
@@ -72,8 +80,14 @@ func becomeInside(name, path string, argv []string) error {
 	return nil
 }
 
+// hostConfig is what no daemon in a lab may take for its own configuration, or use the keys of.
+var hostConfig = [...]string{"/etc/bird", "/etc/frr", "/etc/sitewire", "/etc/wireguard"}
+
+// stateDir holds all that a namespace owns in the file system. Its path is the same for the lab and for every command.
+func stateDir(name string) string { return filepath.Join(labRoot, "ns", name) }
+
 // runDir is what commands in the namespace see as /run.
-func runDir(name string) string { return filepath.Join(labRoot, "ns", name, "run") }
+func runDir(name string) string { return filepath.Join(stateDir(name), "run") }
 
 func setNetNS(path string) error {
 	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_CLOEXEC, 0)

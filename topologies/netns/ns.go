@@ -34,8 +34,8 @@ func New(name string) (*NS, error) {
 	if name == "" || len(name) > 64 || strings.ContainsAny(name, "/. ") {
 		return nil, fmt.Errorf("namespace name %q: want 1 to 64 letters, digits or dashes", name)
 	}
-	for _, dir := range []string{"netns", filepath.Base(labRoot), "wireguard", "lock"} {
-		if err := os.MkdirAll(filepath.Join(runDir(name), dir), 0o755); err != nil {
+	for _, dir := range []string{"run/netns", "run/" + filepath.Base(labRoot), "run/wireguard", "run/lock", "var-tmp", "empty"} {
+		if err := os.MkdirAll(filepath.Join(stateDir(name), dir), 0o755); err != nil {
 			return nil, fmt.Errorf("namespace %s: %w", name, err)
 		}
 	}
@@ -107,6 +107,10 @@ func (n *NS) Path() string { return nsPath(n.name) }
 // RunDir is the directory that the namespace's commands see as /run, as this process sees it.
 func (n *NS) RunDir() string { return runDir(n.name) }
 
+// StateDir is a directory that goes away with the namespace, for configurations and logs. This process and the namespace's commands
+// see it under the same path.
+func (n *NS) StateDir() string { return stateDir(n.name) }
+
 // Netlink is the handle bound to the namespace, for what the methods here do not offer.
 func (n *NS) Netlink() *netlink.Handle { return n.nl }
 
@@ -153,7 +157,7 @@ func (n *NS) Close() error {
 	if err := os.Remove(nsPath(n.name)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		errs = append(errs, err)
 	}
-	errs = append(errs, os.RemoveAll(filepath.Dir(runDir(n.name))))
+	errs = append(errs, os.RemoveAll(stateDir(n.name)))
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close namespace %s: %w", n.name, err)
 	}
