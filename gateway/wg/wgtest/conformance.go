@@ -261,11 +261,12 @@ func testNested(t *testing.T, d device) {
 // testLarge is large enough to need several messages in every driver.
 func testLarge(t *testing.T, d device) {
 	d.must(t, two())
+	keyA, keyB := Peer("a").PublicKey, Peer("b").PublicKey
 	var a, b []wg.AllowedIP
 	for i := range 12_000 {
-		key, list := Peer("a").PublicKey, &a
+		key, list := keyA, &a
 		if i%3 == 0 {
-			key, list = Peer("b").PublicKey, &b
+			key, list = keyB, &b
 		}
 		var p netip.Prefix
 		if i%2 == 0 {
@@ -281,7 +282,7 @@ func testLarge(t *testing.T, d device) {
 	d.want(t, b)
 	moved := slices.Clone(b)
 	for i := range moved {
-		moved[i].Peer = Peer("a").PublicKey
+		moved[i].Peer = keyA
 	}
 	d.must(t, wg.Delta{Allow: moved})
 	d.want(t, moved)

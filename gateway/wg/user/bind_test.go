@@ -1,0 +1,522 @@
+package user
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+	"golang.zx2c4.com/wireguard/conn"
+
+	"sitewire/topologies/netns"
+	"sitewire/topologies/netns/nstest"
+)
+
+// received is one datagram as a receive function handed it out.
+type received struct {
+	data string
+	ep   conn.Endpoint
+}
+
+// listening is an open Bind whose datagrams arrive on a channel.
+type listening struct {
+	*Bind
+	port uint16
+	got  chan received
+}
+
+func openBind(t testing.TB, o BindOptions) *listening {
+	t.Helper()
+	l := &listening{Bind: NewBind(o), got: make(chan received, 4096)}
+	fns, port, err := l.Open(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.port = port
+	done := make(chan error)
+	for _, fn := range fns {
+		go func() {
+			bufs, sizes, eps := make([][]byte, l.BatchSize()), make([]int, l.BatchSize()), make([]conn.Endpoint, l.BatchSize())
+			for i := range bufs {
+				bufs[i] = make([]byte, 1<<16)
+			}
+			for {
+				n, err := fn(bufs, sizes, eps)
+				if err != nil {
+					done <- err
+					return
+				}
+				for i := range n {
+					l.got <- received{string(bufs[i][:sizes[i]]), eps[i]}
+				}
+			}
+		}()
+	}
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		for range fns {
+			if err := <-done; !errors.Is(err, net.ErrClosed) {
+				t.Errorf("receive function ended with %v, want net.ErrClosed", err)
+			}
+		}
+	})
+	return l
+}
+
+func (l *listening) next(t testing.TB) received {
+	t.Helper()
+	select {
+	case r := <-l.got:
+		return r
+	case <-time.After(5 * time.Second):
+		t.Fatal("no datagram arrived")
+		panic("unreachable")
+	}
+}
+
+func endpoint(t testing.TB, b conn.Bind, text string) conn.Endpoint {
+	t.Helper()
+	e, err := b.ParseEndpoint(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
+}
+
+// listenUDP opens a plain socket.
+func listenUDP(t testing.TB, addr string) *net.UDPConn {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.MustParseAddrPort(addr)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func readFrom(t testing.TB, c *net.UDPConn) (string, netip.AddrPort) {
+	t.Helper()
+	if err := c.SetReadDeadline(time.Now().Add(5 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 1<<16)
+	n, from, err := c.ReadFromUDPAddrPort(buf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(buf[:n]), netip.AddrPortFrom(from.Addr().Unmap(), from.Port())
+}
+
+// families opens one socket of each family in a new namespace, and a Bind. The IPv6 address is not ::1: the kernel
+// delivers to that what is sent to ::, which is what the bug below makes of it.
+func families(t *testing.T, open func()) (v4, v6 *net.UDPConn) {
+	ns := nstest.NS(t, "families")
+	must(t, ns.Addr("lo", prefixes("10.9.0.9/32", "fd09::9/128")...))
+	must(t, ns.Do(func() error {
+		v4, v6 = listenUDP(t, "10.9.0.9:0"), listenUDP(t, "[fd09::9]:0")
+		open()
+		return nil
+	}))
+	return v4, v6
+}
+
+// The bug of WireGuard/wireguard-go#135: after one IPv4 datagram, IPv6 ones lose all but the first bytes of the address.
+func TestAlternatingFamilies(t *testing.T) {
+	var b *listening
+	v4, v6 := families(t, func() { b = openBind(t, BindOptions{}) })
+	to4, to6 := endpoint(t, b, v4.LocalAddr().String()), endpoint(t, b, v6.LocalAddr().String())
+	for i := range 20 {
+		for _, x := range []struct {
+			name string
+			conn *net.UDPConn
+			to   conn.Endpoint
+			from netip.Addr
+		}{
+			{"IPv4", v4, to4, netip.MustParseAddr("10.9.0.9")},
+			{"IPv6", v6, to6, netip.MustParseAddr("fd09::9")},
+		} {
+			want := fmt.Sprintf("%s datagram %d", x.name, i)
+			if err := b.Send([][]byte{[]byte(want)}, x.to); err != nil {
+				t.Fatal(err)
+			}
+			got, from := readFrom(t, x.conn)
+			if got != want || from != netip.AddrPortFrom(x.from, b.port) {
+				t.Fatalf("got %q from %s, want %q from %s port %d", got, from, want, x.from, b.port)
+			}
+			// And back: the endpoint names the address it came from and the one it was sent to.
+			if _, err := x.conn.WriteToUDPAddrPort([]byte("answer"), from); err != nil {
+				t.Fatal(err)
+			}
+			r := b.next(t)
+			if r.data != "answer" || r.ep.DstToString() != x.conn.LocalAddr().String() || r.ep.SrcIP() != x.from {
+				t.Fatalf("answer %q from %s to %s, want it from %s to %s", r.data, r.ep.DstToString(), r.ep.SrcIP(), x.conn.LocalAddr(), x.from)
+			}
+			x.to = r.ep
+		}
+	}
+}
+
+// If this fails the library's own bind was repaired: WireGuard/wireguard-go#135 is then no longer a reason for ours.
+func TestUpstreamBindStillSendsToWrongAddress(t *testing.T) {
+	b := conn.NewStdNetBind()
+	defer b.Close()
+	v4, v6 := families(t, func() {
+		_, _, err := b.Open(0)
+		must(t, err)
+	})
+	wrong := false
+	for range 5 {
+		// Pools may drop what they hold, so try a few times.
+		_ = b.Send([][]byte{[]byte("x")}, endpoint(t, b, v4.LocalAddr().String()))
+		err := b.Send([][]byte{[]byte("x")}, endpoint(t, b, v6.LocalAddr().String()))
+		if err == nil {
+			err = v6.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
+			if err == nil {
+				_, _, err = v6.ReadFromUDPAddrPort(make([]byte, 10))
+			}
+		}
+		wrong = wrong || err != nil
+	}
+	if !wrong {
+		t.Error("StdNetBind delivered IPv6 datagrams after IPv4 ones: the upstream bug is fixed")
+	}
+}
+
+// Answers leave from the address that was asked, not from the one the kernel prefers.
+func TestStickySource(t *testing.T) {
+	ns := nstest.NS(t, "sticky")
+	must(t, ns.Addr("lo", prefixes("10.9.0.1/32", "10.9.0.2/32", "10.9.0.9/32", "fd09::1/128", "fd09::2/128", "fd09::9/128")...))
+	for _, x := range []struct{ name, peer, first, second string }{
+		{"IPv4", "10.9.0.9", "10.9.0.1", "10.9.0.2"},
+		{"IPv6", "fd09::9", "fd09::1", "fd09::2"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			first, second, peerAddr := netip.MustParseAddr(x.first), netip.MustParseAddr(x.second), netip.MustParseAddr(x.peer)
+			var b *listening
+			var peer *net.UDPConn
+			must(t, ns.Do(func() error {
+				b = openBind(t, BindOptions{})
+				peer = listenUDP(t, netip.AddrPortFrom(peerAddr, 0).String())
+				return nil
+			}))
+			for _, asked := range []netip.Addr{second, first, second} {
+				if _, err := peer.WriteToUDPAddrPort([]byte("ask"), netip.AddrPortFrom(asked, b.port)); err != nil {
+					t.Fatal(err)
+				}
+				r := b.next(t)
+				if r.ep.SrcIP() != asked {
+					t.Fatalf("source learnt: %s, want %s", r.ep.SrcIP(), asked)
+				}
+				// One datagram, and a batch that goes out as one segmented message.
+				for _, batch := range [][][]byte{{[]byte("one")}, {[]byte("two"), []byte("tri"), []byte("4")}} {
+					must(t, b.Send(batch, r.ep))
+					for range batch {
+						if _, from := readFrom(t, peer); from.Addr() != asked {
+							t.Fatalf("answer from %s, want %s", from.Addr(), asked)
+						}
+					}
+				}
+			}
+		})
+	}
+}
+
+// A source that is no longer an address of the host is forgotten, and the datagram goes out all the same.
+func TestSourceGone(t *testing.T) {
+	ns := nstest.NS(t, "gone")
+	must(t, ns.Addr("lo", prefixes("10.9.0.1/32", "10.9.0.2/32", "10.9.0.9/32", "fd09::1/128", "fd09::2/128", "fd09::9/128")...))
+	for _, x := range []struct{ name, peer, asked, gone string }{
+		{"IPv4", "10.9.0.9:0", "10.9.0.2", "10.9.0.2/32"},
+		{"IPv6", "[fd09::9]:0", "fd09::2", "fd09::2/128"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			asked := netip.MustParseAddr(x.asked)
+			var b *listening
+			var peer *net.UDPConn
+			must(t, ns.Do(func() error {
+				b = openBind(t, BindOptions{})
+				peer = listenUDP(t, x.peer)
+				return nil
+			}))
+			if _, err := peer.WriteToUDPAddrPort([]byte("ask"), netip.AddrPortFrom(asked, b.port)); err != nil {
+				t.Fatal(err)
+			}
+			r := b.next(t)
+			must(t, ns.DelAddr("lo", netip.MustParsePrefix(x.gone)))
+			batch := [][]byte{[]byte("aa"), []byte("bb"), []byte("c")}
+			must(t, b.Send(batch, r.ep))
+			for _, want := range batch {
+				got, from := readFrom(t, peer)
+				if got != string(want) || from.Addr() == asked {
+					t.Fatalf("got %q from %s, want %q from another address", got, from, want)
+				}
+			}
+			if r.ep.SrcIP().IsValid() {
+				t.Errorf("the dead source %s is still kept", r.ep.SrcIP())
+			}
+		})
+	}
+}
+
+// When the way to a peer moves to another uplink, the source of the old one is given up, but only after
+// UnderlayChanged, and only if the way did move.
+func TestUnderlayChanged(t *testing.T) {
+	here, there := nstest.NS(t, "here"), nstest.NS(t, "there")
+	must(t, netns.Link(here, "up0", there, "h0", netns.LinkOpts{AddrsA: prefixes("10.1.0.1/24", "fd01::1/64"), AddrsB: prefixes("10.1.0.2/24", "fd01::2/64")}))
+	must(t, netns.Link(here, "up1", there, "h1", netns.LinkOpts{AddrsA: prefixes("10.2.0.1/24", "fd02::1/64"), AddrsB: prefixes("10.2.0.2/24", "fd02::2/64")}))
+	must(t, there.Addr("lo", prefixes("10.3.0.1/32", "fd03::1/128")...))
+	for _, x := range []struct{ name, dst, peer, own0, own1, via0, via1 string }{
+		{"IPv4", "10.3.0.1/32", "10.3.0.1:0", "10.1.0.1", "10.2.0.1", "10.1.0.2", "10.2.0.2"},
+		{"IPv6", "fd03::1/128", "[fd03::1]:0", "fd01::1", "fd02::1", "fd01::2", "fd02::2"},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			own0, own1 := netip.MustParseAddr(x.own0), netip.MustParseAddr(x.own1)
+			dst := netip.MustParsePrefix(x.dst)
+			must(t, here.Route(dst, netip.MustParseAddr(x.via0), "up0"))
+			var b *listening
+			var peer *net.UDPConn
+			must(t, here.Do(func() error {
+				ns, err := currentNamespace()
+				if err == nil {
+					t.Cleanup(func() { _ = ns.Close() })
+					b = openBind(t, BindOptions{Namespace: ns})
+				}
+				return err
+			}))
+			must(t, there.Do(func() error { peer = listenUDP(t, x.peer); return nil }))
+			if _, err := peer.WriteToUDPAddrPort([]byte("ask"), netip.AddrPortFrom(own0, b.port)); err != nil {
+				t.Fatal(err)
+			}
+			ep := b.next(t).ep
+			from := func(step string, want netip.Addr) {
+				t.Helper()
+				must(t, b.Send([][]byte{[]byte("x")}, ep))
+				if _, from := readFrom(t, peer); from.Addr() != want {
+					t.Fatalf("%s: from %s, want %s", step, from.Addr(), want)
+				}
+			}
+			from("at first", own0)
+			b.UnderlayChanged()
+			from("after a change elsewhere", own0)
+			if !ep.SrcIP().IsValid() {
+				t.Fatal("a good source was forgotten")
+			}
+			must(t, here.Route(dst, netip.MustParseAddr(x.via1), "up1"))
+			from("before we are told", own0)
+			b.UnderlayChanged()
+			from("after we are told", own1)
+		})
+	}
+}
+
+func TestFirewallMark(t *testing.T) {
+	nstest.Need(t) // SO_MARK needs CAP_NET_ADMIN
+	b := openBind(t, BindOptions{})
+	marks := func() (out []int) {
+		for _, s := range []*socket{b.v4, b.v6} {
+			must(t, s.raw.Control(func(fd uintptr) {
+				m, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK)
+				must(t, err)
+				out = append(out, m)
+			}))
+		}
+		return out
+	}
+	for _, want := range []uint32{0x51, 0, 0x7fffffff} {
+		must(t, b.SetMark(want))
+		for _, got := range marks() {
+			if got != int(want) {
+				t.Errorf("mark %#x, want %#x", got, want)
+			}
+		}
+	}
+}
+
+// amneziawg-go#148: without IPv6 the port became 0.
+func TestOneFamilyKeepsPort(t *testing.T) {
+	for _, v6only := range []bool{false, true} {
+		b := NewBind(BindOptions{})
+		b.listen = func(v6 bool, port uint16, device string) (*socket, error) {
+			if v6 != v6only {
+				return nil, fmt.Errorf("socket: %w", unix.EAFNOSUPPORT)
+			}
+			return listen(v6, port, device)
+		}
+		fns, port, err := b.Open(0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(fns) != 1 || port == 0 || b.Port() != port {
+			t.Errorf("IPv6 only %v: %d receivers, port %d, Port() %d", v6only, len(fns), port, b.Port())
+		}
+		missing := "[::1]:9"
+		if v6only {
+			missing = "127.0.0.1:9"
+		}
+		if err := b.Send([][]byte{{1}}, endpoint(t, b, missing)); !errors.Is(err, unix.EAFNOSUPPORT) {
+			t.Errorf("send without a socket of the family: %v", err)
+		}
+		must(t, b.Close())
+	}
+}
+
+func TestOpenCloseOpen(t *testing.T) {
+	b := NewBind(BindOptions{})
+	_, port, err := b.Open(0)
+	must(t, err)
+	if _, _, err := b.Open(0); !errors.Is(err, conn.ErrBindAlreadyOpen) {
+		t.Errorf("second open: %v", err)
+	}
+	other := NewBind(BindOptions{})
+	if _, _, err := other.Open(port); !errors.Is(err, unix.EADDRINUSE) {
+		t.Errorf("port in use: %v", err)
+	}
+	if other.Port() != 0 {
+		t.Error("a failed open left a port")
+	}
+	must(t, b.Close())
+	must(t, b.Close())
+	if err := b.Send([][]byte{{1}}, endpoint(t, b, "127.0.0.1:9")); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("send on a closed bind: %v", err)
+	}
+	if _, again, err := b.Open(port); err != nil || again != port {
+		t.Errorf("open again: port %d, %v", again, err)
+	}
+	must(t, b.Close())
+}
+
+// Datagrams of all shapes arrive whole, in order and once, whatever the kernel merges and cuts on the way.
+func TestBatches(t *testing.T) {
+	a, b := openBind(t, BindOptions{}), openBind(t, BindOptions{})
+	for _, host := range []string{"127.0.0.1", "::1"} {
+		to := endpoint(t, a, netip.AddrPortFrom(netip.MustParseAddr(host), b.port).String())
+		for name, sizes := range map[string][]int{
+			"one":          {32},
+			"equal":        repeat(1400, 128),
+			"small":        repeat(96, 128),
+			"short tail":   append(repeat(1000, 20), 10),
+			"growing":      {100, 200, 300, 400, 400, 400, 500},
+			"shrinking":    {500, 400, 400, 400, 300, 300, 200, 100, 1},
+			"over 64 KiB":  repeat(9000, 20),
+			"over 64 segs": repeat(48, 100),
+			"mixed":        append(append(repeat(1300, 5), repeat(80, 70)...), repeat(1300, 50)...),
+			"largest":      {65000, 65000, 3},
+		} {
+			for _, gso := range []bool{true, false} {
+				a.v4.gso.Store(gso)
+				a.v6.gso.Store(gso)
+				var batch [][]byte
+				for i, size := range sizes {
+					batch = append(batch, bytes.Repeat([]byte{byte(i), byte(size)}, size)[:size])
+				}
+				must(t, a.Send(batch, to))
+				for i, want := range batch {
+					r := b.next(t)
+					if r.data != string(want) {
+						t.Fatalf("%s, %s, gso %v: datagram %d has %d bytes, want %d, or differs", host, name, gso, i, len(r.data), len(want))
+					}
+					if got := r.ep.DstToString(); got != netip.AddrPortFrom(netip.MustParseAddr(host), a.port).String() {
+						t.Fatalf("%s, %s: datagram %d is from %s", host, name, i, got)
+					}
+				}
+			}
+		}
+	}
+	if len(b.got) != 0 {
+		t.Errorf("%d datagrams too many", len(b.got))
+	}
+}
+
+// Pieces that exceed the path MTU cannot be cut by the kernel; they are fragmented instead of lost.
+func TestSegmentsBeyondMTU(t *testing.T) {
+	here, there := nstest.NS(t, "mtu-a"), nstest.NS(t, "mtu-b")
+	must(t, netns.Link(here, "eth0", there, "eth0", netns.LinkOpts{AddrsA: prefixes("10.1.0.1/24", "fd01::1/64"), AddrsB: prefixes("10.1.0.2/24", "fd01::2/64")}))
+	var logs logBuffer
+	var a, b *listening
+	must(t, here.Do(func() error { a = openBind(t, BindOptions{Logger: logs.logger()}); return nil }))
+	must(t, there.Do(func() error { b = openBind(t, BindOptions{}); return nil }))
+	for _, host := range []string{"10.1.0.2", "fd01::2"} {
+		to := endpoint(t, a, netip.AddrPortFrom(netip.MustParseAddr(host), b.port).String())
+		batch := [][]byte{bytes.Repeat([]byte{1}, 1600), bytes.Repeat([]byte{2}, 1600), bytes.Repeat([]byte{3}, 20)}
+		must(t, a.Send(batch, to))
+		for i, want := range batch {
+			if r := b.next(t); r.data != string(want) {
+				t.Fatalf("%s: datagram %d has %d bytes, want %d", host, i, len(r.data), len(want))
+			}
+		}
+	}
+	if !bytes.Contains([]byte(logs.String()), []byte("path MTU")) {
+		t.Error("nothing was logged")
+	}
+	if !a.v4.gso.Load() || !a.v6.gso.Load() {
+		t.Error("one peer's small MTU switched segmentation off for all")
+	}
+}
+
+// The sockets live where they were told to, whatever thread opens them.
+func TestNamespaceAndInterface(t *testing.T) {
+	ns := nstest.NS(t, "wan")
+	must(t, ns.Addr("lo", prefixes("10.77.0.1/32")...))
+	var f = openNamespace(t, ns)
+	b := openBind(t, BindOptions{Namespace: f, Interface: "lo"})
+	var peer *net.UDPConn
+	must(t, ns.Do(func() error { peer = listenUDP(t, "10.77.0.1:0"); return nil }))
+	must(t, b.Send([][]byte{[]byte("hello")}, endpoint(t, b, peer.LocalAddr().String())))
+	if got, from := readFrom(t, peer); got != "hello" || from.Port() != b.port {
+		t.Errorf("got %q from %s", got, from)
+	}
+	if _, _, err := NewBind(BindOptions{Namespace: f, Interface: "nosuch0"}).Open(0); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("missing interface: %v", err)
+	}
+}
+
+// Link-local endpoints work by interface name and by the index that received ones carry.
+func TestLinkLocal(t *testing.T) {
+	here, there := nstest.NS(t, "ll-a"), nstest.NS(t, "ll-b")
+	must(t, netns.Link(here, "eth0", there, "eth0", netns.LinkOpts{}))
+	must(t, here.Addr("eth0", netip.MustParsePrefix("fe80::a/64")))
+	must(t, there.Addr("eth0", netip.MustParsePrefix("fe80::b/64")))
+	var a, b *listening
+	must(t, here.Do(func() error { a = openBind(t, BindOptions{}); return nil }))
+	must(t, there.Do(func() error { b = openBind(t, BindOptions{}); return nil }))
+	must(t, a.Send([][]byte{[]byte("hello")}, endpoint(t, a, fmt.Sprintf("[fe80::b%%eth0]:%d", b.port))))
+	r := b.next(t)
+	if r.data != "hello" || r.ep.SrcIP() != netip.MustParseAddr("fe80::b") || r.ep.DstIP().Zone() == "" {
+		t.Fatalf("got %q from %s to %s", r.data, r.ep.DstToString(), r.ep.SrcIP())
+	}
+	b.UnderlayChanged()
+	must(t, b.Send([][]byte{[]byte("back")}, r.ep))
+	if r := a.next(t); r.data != "back" || r.ep.DstIP().WithZone("") != netip.MustParseAddr("fe80::b") {
+		t.Fatalf("got %q from %s", r.data, r.ep.DstToString())
+	}
+	if err := a.Send([][]byte{{1}}, endpoint(t, a, "[fe80::b%nosuch0]:9")); err == nil {
+		t.Error("a zone that does not exist was accepted")
+	}
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func prefixes(texts ...string) (out []netip.Prefix) {
+	for _, s := range texts {
+		out = append(out, netip.MustParsePrefix(s))
+	}
+	return out
+}
+
+func repeat(n, times int) (out []int) {
+	for range times {
+		out = append(out, n)
+	}
+	return out
+}
