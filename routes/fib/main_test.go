@@ -1,0 +1,9 @@
+package fib
+
+import (
+	"testing"
+
+	"sitewire/topologies/netns/nstest"
+)
+
+func TestMain(m *testing.M) { nstest.Main(m) }
