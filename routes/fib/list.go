@@ -164,8 +164,8 @@ func (f *FIB) lookSources() {
 	}
 }
 
-// Connected returns the networks on link with their devices, one route for each network and device: the kernel's own routes of the main table,
-// and the networks of addresses. Never what we wrote, nor a loopback device, nor our own host addresses.
+// Connected returns the networks on link with their devices, sorted: the kernel's own routes of the main table, and the networks of addresses.
+// A network on several devices (fe80::/64) has a hop for each. Never what we wrote, nor a loopback device, nor our own host addresses.
 func (f *FIB) Connected(ctx context.Context) ([]routes.Route, error) {
 	if err := f.take(ctx); err != nil {
 		return nil, fmt.Errorf("list connected networks: %w", err)
@@ -179,10 +179,6 @@ func (f *FIB) Connected(ctx context.Context) ([]routes.Route, error) {
 }
 
 func (f *FIB) connected(ctx context.Context) ([]routes.Route, error) {
-	type network struct {
-		prefix netip.Prefix
-		index  int
-	}
 	s := newState()
 	if err := f.dumpLinks(ctx, &s); err != nil {
 		return nil, err
@@ -191,13 +187,20 @@ func (f *FIB) connected(ctx context.Context) ([]routes.Route, error) {
 		return nil, err
 	}
 	own := map[netip.Addr]bool{}
-	on := map[network]bool{}
+	on := map[netip.Prefix][]routes.Hop{}
+	add := func(n netip.Prefix, index int) {
+		l, hop := s.links[index], routes.Hop{Device: s.links[index].name}
+		usable := l.flags&unix.IFF_UP != 0 && l.flags&unix.IFF_LOOPBACK == 0 && !(n.IsSingleIP() && own[n.Addr()]) && !n.Addr().IsMulticast()
+		if usable && !slices.Contains(on[n], hop) {
+			on[n] = append(on[n], hop)
+		}
+	}
 	for a := range s.addrs {
 		own[a.local] = true
 	}
 	for a := range s.addrs {
 		if !a.noRoute {
-			on[network{a.network, a.index}] = true
+			add(a.network, a.index)
 		}
 	}
 	for _, family := range families {
@@ -209,21 +212,16 @@ func (f *FIB) connected(ctx context.Context) ([]routes.Route, error) {
 		for _, r := range rows {
 			for _, h := range r.hops {
 				if !h.via.IsValid() {
-					on[network{r.dst, h.index}] = true
+					add(r.dst, h.index)
 				}
 			}
 		}
 	}
-	var list []routes.Route
-	for n := range on {
-		l := s.links[n.index]
-		if l.flags&unix.IFF_UP == 0 || l.flags&unix.IFF_LOOPBACK != 0 || n.prefix.IsSingleIP() && own[n.prefix.Addr()] || n.prefix.Addr().IsMulticast() {
-			continue
-		}
-		list = append(list, routes.Route{Prefix: n.prefix, Hops: []routes.Hop{{Device: l.name}}})
+	list := make([]routes.Route, 0, len(on))
+	for n, hops := range on {
+		slices.SortFunc(hops, compareRouteHops)
+		list = append(list, routes.Route{Prefix: n, Hops: hops})
 	}
-	slices.SortFunc(list, func(a, b routes.Route) int {
-		return cmp.Or(comparePrefixes(a.Prefix, b.Prefix), cmp.Compare(a.Hops[0].Device, b.Hops[0].Device))
-	})
+	slices.SortFunc(list, func(a, b routes.Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
 	return list, nil
 }
