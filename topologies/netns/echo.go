@@ -20,14 +20,14 @@ type Responder struct {
 // Echo answers UDP packets to a port, on every address of the namespace and from the address that was asked.
 func Echo(n *NS, port uint16) (*Responder, error) {
 	r := &Responder{}
-	for _, any := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
+	for _, all := range []netip.Addr{netip.IPv4Unspecified(), netip.IPv6Unspecified()} {
 		network := "udp6"
-		if any.Is4() {
+		if all.Is4() {
 			network = "udp4"
 		}
 		var c *net.UDPConn
 		err := n.Do(func() (err error) {
-			c, err = net.ListenUDP(network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(any, port)))
+			c, err = net.ListenUDP(network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(all, port)))
 			return err
 		})
 		if err != nil {
@@ -35,7 +35,7 @@ func Echo(n *NS, port uint16) (*Responder, error) {
 		}
 		r.conns = append(r.conns, c)
 		loop := echo6
-		if any.Is4() {
+		if all.Is4() {
 			loop = echo4
 		}
 		r.done.Go(func() { loop(c) })

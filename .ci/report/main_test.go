@@ -1,0 +1,81 @@
+package main
+
+import (
+	"strings"
+	"testing"
+)
+
+func run(t *testing.T, input string, checks ...string) (output string, ok bool) {
+	t.Helper()
+	var out strings.Builder
+	r := &report{out: &out, text: make(map[key]*strings.Builder), failures: make(map[string]int)}
+	if err := r.read(strings.NewReader(input)); err != nil {
+		t.Fatal(err)
+	}
+	ok = r.finish(checks)
+	return out.String(), ok
+}
+
+func TestReport(t *testing.T) {
+	for _, c := range []struct {
+		name, input string
+		checks      []string
+		want        []string
+		ok          bool
+	}{
+		{
+			name: "pass and skip",
+			input: `{"Action":"run","Package":"p","Test":"A"}
+{"Action":"output","Package":"p","Test":"A","Output":"noise\n"}
+{"Action":"pass","Package":"p","Test":"A"}
+{"Action":"output","Package":"p","Test":"B","Output":"    b_test.go:3: SKIP-REASON kind=tun name=x fix=\"y\"\n"}
+{"Action":"output","Package":"p","Test":"B","Output":"--- SKIP: B\n"}
+{"Action":"skip","Package":"p","Test":"B"}
+{"Action":"pass","Package":"p","Elapsed":1.25}`,
+			want: []string{"ok       1.2 s  p\n", "Skipped tests:\n  p B: kind=tun name=x fix=\"y\"\n1 passed, 0 failed, 1 skipped\n"},
+			ok:   true,
+		},
+		{
+			name: "failure shows its output",
+			input: `{"Action":"output","Package":"p","Test":"A","Output":"    a_test.go:3: broken\n"}
+{"Action":"fail","Package":"p","Test":"A"}
+{"Action":"fail","Package":"p"}`,
+			want: []string{"p A failed:\n    a_test.go:3: broken\n", "Skipped tests: none.\n0 passed, 1 failed, 0 skipped\n"},
+		},
+		{
+			name: "panic",
+			input: `{"Action":"output","Package":"p","Test":"A","Output":"panic: ouch\n"}
+{"Action":"fail","Package":"p"}`,
+			want: []string{"p A did not end:\npanic: ouch\n", "0 passed, 1 failed, 0 skipped\n"},
+		},
+		{
+			name: "does not build",
+			input: `{"ImportPath":"p","Action":"build-output","Output":"p.go:1: undefined\n"}
+{"ImportPath":"p","Action":"build-fail"}
+{"Action":"fail","Package":"p","FailedBuild":"p"}`,
+			want: []string{"p.go:1: undefined\n", "0 passed, 1 failed, 0 skipped\n"},
+		},
+		{
+			name:   "failed check",
+			input:  `{"Action":"pass","Package":"p"}`,
+			checks: []string{"vet"},
+			want:   []string{"Failed check: vet\n0 passed, 1 failed, 0 skipped\n"},
+		},
+		{
+			name: "nothing ran",
+			want: []string{"Failed check: no-package-was-tested\n0 passed, 1 failed, 0 skipped\n"},
+		},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			out, ok := run(t, c.input, c.checks...)
+			if ok != c.ok {
+				t.Errorf("finish returned %v", ok)
+			}
+			for _, want := range c.want {
+				if !strings.Contains(out, want) {
+					t.Errorf("no %q in:\n%s", want, out)
+				}
+			}
+		})
+	}
+}
