@@ -44,7 +44,9 @@ func need(needs ...Requirement) *recorder {
 func TestNeed(t *testing.T) {
 	Need(t)
 	missing := Program("gobgpd")
-	missing.Check = func() error { return &netns.Unavailable{What: "gobgpd", Why: "not found", Fix: "apt-get install gobgpd"} }
+	missing.Check = func() error {
+		return &netns.Unavailable{What: "gobgpd", Why: "not found", Fix: "apt-get install gobgpd"}
+	}
 	const reason = `SKIP-REASON kind=program name=gobgpd fix="apt-get install gobgpd" why="not found"`
 	for _, c := range []struct {
 		require string
