@@ -18,8 +18,7 @@ import (
 // portAttempts to find a port that is free in both families.
 const portAttempts = 100
 
-// receiveRetry is the pause after a read error that is not the end of the socket, such as want of memory. wireguard-go
-// would give the socket up after ten errors.
+// receiveRetry is the pause after a read error that is not the end of the socket, such as want of memory.
 const receiveRetry = 100 * time.Millisecond
 
 // BindOptions say where a Bind has its sockets.
@@ -86,11 +85,11 @@ func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {
 	var fns []conn.ReceiveFunc
 	if b.v6 != nil {
 		port = b.v6.port
-		fns = append(fns, b.receiveIPv6(b.v6, b.closed))
+		fns = append(fns, b.receive(b.v6, b.closed))
 	}
 	if b.v4 != nil {
 		port = b.v4.port
-		fns = append(fns, b.receiveIPv4(b.v4, b.closed))
+		fns = append(fns, b.receive(b.v4, b.closed))
 	}
 	return fns, port, nil
 }
@@ -120,15 +119,8 @@ func (b *Bind) listenBoth(port uint16) (v4, v6 *socket, err error) {
 	}
 }
 
-// receiveIPv4 and receiveIPv6 differ in the name that wireguard-go gives to their goroutines.
-func (b *Bind) receiveIPv4(s *socket, closed <-chan struct{}) conn.ReceiveFunc {
-	return b.receive(s, closed)
-}
-
-func (b *Bind) receiveIPv6(s *socket, closed <-chan struct{}) conn.ReceiveFunc {
-	return b.receive(s, closed)
-}
-
+// receive returns the receive function of one socket. It ends only with the socket: wireguard-go would give it up, and
+// the family with it, after a few errors.
 func (b *Bind) receive(s *socket, closed <-chan struct{}) conn.ReceiveFunc {
 	var r *ring
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {

@@ -15,6 +15,10 @@ import (
 // logEvery is the shortest time between two records about one kind of trouble.
 const logEvery = 30 * time.Second
 
+// badOperation is wireguard-go's message about a UAPI line that is no operation. Its argument is that line, which a client
+// that lost its place in the protocol can make a key.
+const badOperation = "invalid UAPI operation: %v"
+
 // limiter lets one record through per interval and counts the rest. The zero value is ready.
 type limiter struct {
 	mu         sync.Mutex
@@ -60,6 +64,9 @@ func deviceLogger(log *slog.Logger) *device.Logger {
 				limiters[format] = l
 			}
 			mu.Unlock()
+			if format == badOperation {
+				args = []any{"(not shown)"}
+			}
 			l.warn(log, fmt.Sprintf(format, redact(args)...))
 		},
 	}

@@ -2,6 +2,7 @@ package user
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -43,7 +44,9 @@ func (l *logBuffer) logger() *slog.Logger {
 func noLeak(t *testing.T) {
 	t.Helper()
 	t.Cleanup(func() {
-		nstest.Eventually(t, 10*time.Second, "goroutines to end", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the test's own is over
+		defer cancel()
+		err := netns.WaitFor(ctx, 5*time.Millisecond, "goroutines to end", func() error {
 			stacks := make([]byte, 1<<20)
 			stacks = stacks[:runtime.Stack(stacks, true)]
 			for _, g := range strings.Split(string(stacks), "\n\n")[1:] {
@@ -53,6 +56,9 @@ func noLeak(t *testing.T) {
 			}
 			return nil
 		})
+		if err != nil {
+			t.Error(err)
+		}
 	})
 }
 

@@ -11,6 +11,9 @@ import (
 // vnetLen is the length of struct virtio_net_hdr (virtio 1.2, section 5.1.6), which precedes each frame of the TUN.
 const vnetLen = 10
 
+// maxHeaders of a frame to cut, in bytes: IPv6 with extension headers, and TCP with options. Each packet repeats them.
+const maxHeaders = 512
+
 // vnetHeader is struct virtio_net_hdr in the host's byte order, as TUN uses it by default.
 type vnetHeader struct {
 	flags, kind        uint8
@@ -83,7 +86,7 @@ func (s *segmenter) start(h vnetHeader, frame []byte) error {
 	default:
 		return errFrame
 	}
-	if seg.headers >= len(frame) {
+	if seg.headers >= len(frame) || seg.headers > maxHeaders {
 		return errFrame
 	}
 	seg.next = seg.headers
