@@ -41,9 +41,8 @@ var _ routes.FIB = (*FIB)(nil)
 const (
 	DefaultTable  = unix.RT_TABLE_MAIN
 	DefaultMetric = 512
-	// DefaultProtocol is the number that marks our routes (rtm_protocol), rules and addresses; no other program is known to use it. BGP's port
-	// makes it easy to remember.
-	DefaultProtocol = 179
+	// DefaultProtocol marks our routes (rtm_protocol). Neither the kernel nor iproute2 gives the number to anybody.
+	DefaultProtocol = 83
 	// UnreachableMetric is the metric of unreachable routes: every other beats it.
 	UnreachableMetric = math.MaxUint32
 )

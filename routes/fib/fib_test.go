@@ -29,20 +29,20 @@ func TestForms(t *testing.T) {
 		route routes.Route
 		want  []string
 	}{
-		{"v4 dev", route("10.1.0.0/16", dev("tun0")), []string{"10.1.0.0/16 dev tun0 proto 179 scope link metric 512"}},
-		{"v4 host", route("10.1.0.1/32", dev("tun0")), []string{"10.1.0.1 dev tun0 proto 179 scope link metric 512"}},
-		{"v4 via", route("10.1.0.0/16", via("198.51.100.9", "eth0")), []string{"10.1.0.0/16 via 198.51.100.9 dev eth0 proto 179 metric 512"}},
-		{"v4 via only", route("10.1.0.0/16", via("198.51.100.9", "")), []string{"10.1.0.0/16 via 198.51.100.9 dev eth0 proto 179 metric 512"}},
-		{"v4 onlink", route("10.1.0.0/16", via("203.0.113.1", "tun0")), []string{"10.1.0.0/16 via 203.0.113.1 dev tun0 proto 179 metric 512 onlink"}},
-		{"v4 via v6 link-local", route("10.1.0.0/16", via("fe80::1", "tun0")), []string{"10.1.0.0/16 via inet6 fe80::1 dev tun0 proto 179 metric 512"}},
-		{"v4 via v6 zone", route("10.1.0.0/16", via("fe80::1%tun0", "")), []string{"10.1.0.0/16 via inet6 fe80::1 dev tun0 proto 179 metric 512"}},
-		{"v4 via v6 onlink", route("10.1.0.0/16", via("fd00::9", "tun0")), []string{"10.1.0.0/16 via inet6 fd00::9 dev tun0 proto 179 metric 512 onlink"}},
+		{"v4 dev", route("10.1.0.0/16", dev("tun0")), []string{"10.1.0.0/16 dev tun0 proto 83 scope link metric 512"}},
+		{"v4 host", route("10.1.0.1/32", dev("tun0")), []string{"10.1.0.1 dev tun0 proto 83 scope link metric 512"}},
+		{"v4 via", route("10.1.0.0/16", via("198.51.100.9", "eth0")), []string{"10.1.0.0/16 via 198.51.100.9 dev eth0 proto 83 metric 512"}},
+		{"v4 via only", route("10.1.0.0/16", via("198.51.100.9", "")), []string{"10.1.0.0/16 via 198.51.100.9 dev eth0 proto 83 metric 512"}},
+		{"v4 onlink", route("10.1.0.0/16", via("203.0.113.1", "tun0")), []string{"10.1.0.0/16 via 203.0.113.1 dev tun0 proto 83 metric 512 onlink"}},
+		{"v4 via v6 link-local", route("10.1.0.0/16", via("fe80::1", "tun0")), []string{"10.1.0.0/16 via inet6 fe80::1 dev tun0 proto 83 metric 512"}},
+		{"v4 via v6 zone", route("10.1.0.0/16", via("fe80::1%tun0", "")), []string{"10.1.0.0/16 via inet6 fe80::1 dev tun0 proto 83 metric 512"}},
+		{"v4 via v6 onlink", route("10.1.0.0/16", via("fd00::9", "tun0")), []string{"10.1.0.0/16 via inet6 fd00::9 dev tun0 proto 83 metric 512 onlink"}},
 		{"v4 multipath", route("10.1.0.0/16", dev("tun0"), dev("tun1")),
-			[]string{"10.1.0.0/16 proto 179 metric 512", "nexthop dev tun0 weight 1", "nexthop dev tun1 weight 1"}},
+			[]string{"10.1.0.0/16 proto 83 metric 512", "nexthop dev tun0 weight 1", "nexthop dev tun1 weight 1"}},
 		{"v4 multipath mixed", route("10.1.0.0/16", via("203.0.113.1", "eth0"), dev("tun0"), via("fe80::2", "tun1")),
-			[]string{"10.1.0.0/16 proto 179 metric 512", "nexthop dev tun0 weight 1", "nexthop via inet6 fe80::2 dev tun1 weight 1", "nexthop via 203.0.113.1 dev eth0 weight 1 onlink"}},
-		{"v4 unreachable", routes.Route{Prefix: p("10.1.0.0/16"), Type: routes.Unreachable}, []string{"unreachable 10.1.0.0/16 proto 179 metric 4294967295"}},
-		{"v4 default", route("0.0.0.0/0", dev("tun0")), []string{"default dev tun0 proto 179 scope link metric 512"}},
+			[]string{"10.1.0.0/16 proto 83 metric 512", "nexthop dev tun0 weight 1", "nexthop via inet6 fe80::2 dev tun1 weight 1", "nexthop via 203.0.113.1 dev eth0 weight 1 onlink"}},
+		{"v4 unreachable", routes.Route{Prefix: p("10.1.0.0/16"), Type: routes.Unreachable}, []string{"unreachable 10.1.0.0/16 proto 83 metric 4294967295"}},
+		{"v4 default", route("0.0.0.0/0", dev("tun0")), []string{"default dev tun0 proto 83 scope link metric 512"}},
 		{"v6 dev", route("2001:db8:7::/48", dev("tun0")), []string{"2001:db8:7::/48 dev tun0 metric 512 pref medium"}},
 		{"v6 via", route("2001:db8:7::/48", via("2001:db8:1::9", "eth0")), []string{"2001:db8:7::/48 via 2001:db8:1::9 dev eth0 metric 512 pref medium"}},
 		{"v6 link-local", route("2001:db8:7::/48", via("fe80::9", "eth0")), []string{"2001:db8:7::/48 via fe80::9 dev eth0 metric 512 pref medium"}},
@@ -59,7 +59,7 @@ func TestForms(t *testing.T) {
 				r := main
 				r.T = t
 				r.fib = r.open(Options{Table: table})
-				show := "route show proto 179"
+				show := "route show proto 83"
 				if c.route.Prefix.Addr().Is6() {
 					show = "-6 " + show
 				}
@@ -70,7 +70,7 @@ func TestForms(t *testing.T) {
 				r.write(op)
 				want := slices.Clone(c.want)
 				for i := range want { // ip(8) does not repeat what was asked for
-					want[i] = strings.Replace(want[i], " proto 179", "", 1)
+					want[i] = strings.Replace(want[i], " proto 83", "", 1)
 				}
 				r.shown(show, want...)
 				r.listed(c.route)
@@ -127,17 +127,17 @@ func TestReplace(t *testing.T) {
 func TestLeftovers(t *testing.T) {
 	r := newRig(t, Options{})
 	for _, cmd := range []string{
-		"route add 10.1.0.0/16 dev tun0 proto 179 metric 77",  // another metric only
-		"route add 10.2.0.0/16 dev tun0 proto 179 metric 512", // as it should be, and another
-		"route add 10.2.0.0/16 dev tun1 proto 179 metric 77",
-		"route add 10.3.0.0/16 dev tun0 proto 179 metric 512", // twice at one metric
-		"route append 10.3.0.0/16 dev tun1 proto 179 metric 512",
-		"route add 10.4.0.0/16 tos 0x10 dev tun0 proto 179 metric 512",
-		"route add blackhole 10.5.0.0/16 proto 179 metric 512",
-		"-6 route add 2001:db8:1000::/36 dev tun0 proto 179 metric 77",
-		"-6 route add 2001:db8:2000::/36 dev tun0 proto 179 metric 512",
-		"-6 route append 2001:db8:2000::/36 dev tun1 proto 179 metric 512",
-		"-6 route add blackhole 2001:db8:3000::/36 proto 179 metric 512",
+		"route add 10.1.0.0/16 dev tun0 proto 83 metric 77",  // another metric only
+		"route add 10.2.0.0/16 dev tun0 proto 83 metric 512", // as it should be, and another
+		"route add 10.2.0.0/16 dev tun1 proto 83 metric 77",
+		"route add 10.3.0.0/16 dev tun0 proto 83 metric 512", // twice at one metric
+		"route append 10.3.0.0/16 dev tun1 proto 83 metric 512",
+		"route add 10.4.0.0/16 tos 0x10 dev tun0 proto 83 metric 512",
+		"route add blackhole 10.5.0.0/16 proto 83 metric 512",
+		"-6 route add 2001:db8:1000::/36 dev tun0 proto 83 metric 77",
+		"-6 route add 2001:db8:2000::/36 dev tun0 proto 83 metric 512",
+		"-6 route append 2001:db8:2000::/36 dev tun1 proto 83 metric 512",
+		"-6 route add blackhole 2001:db8:3000::/36 proto 83 metric 512",
 	} {
 		r.ip(cmd)
 	}
@@ -164,11 +164,11 @@ func TestLeftovers(t *testing.T) {
 	}
 	r.write(ops...)
 	r.listed(expect...)
-	r.shown("route show proto 179", "10.1.0.0/16 dev tun1 scope link metric 512", "10.2.0.0/16 dev tun1 scope link metric 512",
+	r.shown("route show proto 83", "10.1.0.0/16 dev tun1 scope link metric 512", "10.2.0.0/16 dev tun1 scope link metric 512",
 		"10.3.0.0/16 dev tun1 scope link metric 512", "10.4.0.0/16 dev tun1 scope link metric 512", "10.5.0.0/16 dev tun1 scope link metric 512")
 
-	r.ip("route add 10.6.0.0/16 dev tun0 proto 179 metric 77")
-	r.ip("-6 route append 2001:db8:2000::/36 dev tun0 proto 179 metric 512")
+	r.ip("route add 10.6.0.0/16 dev tun0 proto 83 metric 77")
+	r.ip("-6 route append 2001:db8:2000::/36 dev tun0 proto 83 metric 512")
 	if _, err := r.fib.List(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -228,7 +228,7 @@ func TestSource(t *testing.T) {
 	r.write(ops...)
 	r.write(ops...)
 	r.listed(want4, want6)
-	r.shown("route show proto 179", "10.1.0.0/16 dev tun0 scope link metric 512")
+	r.shown("route show proto 83", "10.1.0.0/16 dev tun0 scope link metric 512")
 	if n := strings.Count(log.String(), "preferred source"); n != 2 {
 		t.Errorf("%d warnings, want one for each family:\n%s", n, log.String())
 	}
@@ -241,8 +241,8 @@ func TestSource(t *testing.T) {
 	r.listed(route("10.1.0.0/16"), route("2001:db8:7::/48"))
 	r.write(ops...)
 	r.listed(want4, want6)
-	r.shown("route show proto 179", "10.1.0.0/16 dev tun0 scope link src 10.0.0.1 metric 512")
-	r.shown("-6 route show 2001:db8:7::/48", "2001:db8:7::/48 dev tun0 proto 179 src fd00::1 metric 512 pref medium")
+	r.shown("route show proto 83", "10.1.0.0/16 dev tun0 scope link src 10.0.0.1 metric 512")
+	r.shown("-6 route show 2001:db8:7::/48", "2001:db8:7::/48 dev tun0 proto 83 src fd00::1 metric 512 pref medium")
 
 	// And go again; the kernel removes the IPv4 route and strips the IPv6 one.
 	r.ip("addr del 10.0.0.1/32 dev tun1")
@@ -295,7 +295,7 @@ func TestWake(t *testing.T) {
 		t.Fatal("our own write signalled a change")
 	case <-time.After(100 * time.Millisecond):
 	}
-	r.ip("route del 10.1.0.0/16 proto 179")
+	r.ip("route del 10.1.0.0/16 proto 83")
 	select {
 	case <-seen:
 	case <-time.After(5 * time.Second):
@@ -303,7 +303,7 @@ func TestWake(t *testing.T) {
 	}
 	for _, cmd := range []string{
 		"addr add 203.0.113.7/24 dev tun0", "addr del 203.0.113.7/24 dev tun0", "link set tun1 down", "link set tun1 up",
-		"route add 10.9.0.0/16 dev tun0 proto 179", "route add 10.1.0.0/16 dev tun0 proto bird metric 512", "link set tun1 down", "link set tun1 name tun7",
+		"route add 10.9.0.0/16 dev tun0 proto 83", "route add 10.1.0.0/16 dev tun0 proto bird metric 512", "link set tun1 down", "link set tun1 name tun7",
 	} {
 		r.settle()
 		r.ip(cmd)

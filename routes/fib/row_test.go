@@ -17,34 +17,34 @@ var golden = []struct {
 	row  row
 	hex  string
 }{
-	{"IPv4 through a device", row{dst: p("10.1.0.0/16"), table: 254, protocol: 179, scope: unix.RT_SCOPE_LINK, kind: unix.RTN_UNICAST, metric: 512, hops: []nexthop{{index: 7}}},
+	{"IPv4 through a device", row{dst: p("10.1.0.0/16"), table: 254, protocol: 83, scope: unix.RT_SCOPE_LINK, kind: unix.RTN_UNICAST, metric: 512, hops: []nexthop{{index: 7}}},
 		"3c000000" + "1800" + "0105" + "2a000000" + "00000000" + // header: RTM_NEWROUTE, request+replace+create, 42
-			"02100000" + "feb3fd01" + "00000000" +
+			"02100000" + "fe53fd01" + "00000000" +
 			"08000100" + "0a010000" + // RTA_DST
 			"08000f00" + "fe000000" + // RTA_TABLE
 			"08000600" + "00020000" + // RTA_PRIORITY
 			"08000400" + "07000000"}, // RTA_OIF
-	{"IPv4 through IPv6, onlink, source, large table", row{dst: p("10.1.2.3/32"), table: 4242, protocol: 179, kind: unix.RTN_UNICAST, metric: 512, src: ip("10.9.9.9"), hops: []nexthop{{index: 7, via: ip("fd00::9"), onlink: true}}},
+	{"IPv4 through IPv6, onlink, source, large table", row{dst: p("10.1.2.3/32"), table: 4242, protocol: 83, kind: unix.RTN_UNICAST, metric: 512, src: ip("10.9.9.9"), hops: []nexthop{{index: 7, via: ip("fd00::9"), onlink: true}}},
 		"5c000000" + "1800" + "0105" + "2a000000" + "00000000" +
-			"02200000" + "fcb30001" + "04000000" + // RTNH_F_ONLINK
+			"02200000" + "fc530001" + "04000000" + // RTNH_F_ONLINK
 			"08000100" + "0a010203" +
 			"08000f00" + "92100000" +
 			"08000600" + "00020000" +
 			"08000700" + "0a090909" + // RTA_PREFSRC
 			"08000400" + "07000000" +
 			"16001200" + "0a00" + "fd000000000000000000000000000009" + "0000"}, // RTA_VIA
-	{"IPv6 multipath", row{dst: p("2001:db8::/32"), table: 254, protocol: 179, kind: unix.RTN_UNICAST, metric: 512, hops: []nexthop{{index: 7, via: devOnly}, {index: 8, via: ip("fe80::9")}}},
+	{"IPv6 multipath", row{dst: p("2001:db8::/32"), table: 254, protocol: 83, kind: unix.RTN_UNICAST, metric: 512, hops: []nexthop{{index: 7, via: devOnly}, {index: 8, via: ip("fe80::9")}}},
 		"7c000000" + "1800" + "0105" + "2a000000" + "00000000" +
-			"0a200000" + "feb30001" + "00000000" +
+			"0a200000" + "fe530001" + "00000000" +
 			"14000100" + "20010db8000000000000000000000000" +
 			"08000f00" + "fe000000" +
 			"08000600" + "00020000" +
 			"3c000900" + // RTA_MULTIPATH
 			"1c00" + "0000" + "07000000" + "14000500" + "fe800000000000007369746577697265" +
 			"1c00" + "0000" + "08000000" + "14000500" + "fe800000000000000000000000000009"},
-	{"IPv6 unreachable", row{dst: p("fd00::/8"), table: 254, protocol: 179, kind: unix.RTN_UNREACHABLE, metric: UnreachableMetric},
+	{"IPv6 unreachable", row{dst: p("fd00::/8"), table: 254, protocol: 83, kind: unix.RTN_UNREACHABLE, metric: UnreachableMetric},
 		"40000000" + "1800" + "0105" + "2a000000" + "00000000" +
-			"0a080000" + "feb30007" + "00000000" +
+			"0a080000" + "fe530007" + "00000000" +
 			"14000100" + "fd000000000000000000000000000000" +
 			"08000f00" + "fe000000" +
 			"08000600" + "ffffffff"},
