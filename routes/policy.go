@@ -5,6 +5,12 @@ import (
 	"time"
 )
 
+// Defaults of Policy.
+const (
+	DefaultSweepAfter     = 2 * time.Minute
+	DefaultReconcileEvery = 30 * time.Second
+)
+
 // Mode says where a peer's allowed-IPs come from.
 type Mode uint8
 
@@ -43,6 +49,8 @@ type Neighbour struct {
 	// Recursive says that next hops may be further away than one hop (iBGP, multihop): they are resolved through our
 	// own table and the connected networks.
 	Recursive bool
+	// Families that the session carries: the first sync waits for End-of-RIB in each of them. Empty is both.
+	Families []Family
 }
 
 // Policy is what the configuration says of routes. Immutable once handed over.
@@ -57,8 +65,10 @@ type Policy struct {
 	MaxPaths int
 	// MaxRoutes that are installed in a family; further ones are kept, shown as refused, and counted. 0 is no limit.
 	MaxRoutes int
-	// SweepAfter bounds the wait for End-of-RIB of all neighbours before leftovers of an earlier run are swept.
+	// SweepAfter bounds the wait for End-of-RIB of all neighbours before leftovers of an earlier run are swept; 0 means
+	// DefaultSweepAfter.
 	SweepAfter time.Duration
-	// ReconcileEvery is the period of the full comparison with the kernel and the devices.
+	// ReconcileEvery is the period of the full comparison with the kernel and the devices; 0 means
+	// DefaultReconcileEvery.
 	ReconcileEvery time.Duration
 }

@@ -1,0 +1,272 @@
+package routes
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+)
+
+// choice is a way that a route takes, and whose path it is.
+type choice struct {
+	way
+	label string
+}
+
+// decide fills in what is desired for a row, from its paths and best set.
+func (t *Table) decide(r *Row) {
+	var picked []choice
+	r.Source, picked = t.configured(r.Prefix)
+	r.State, r.Reason = Selected, ""
+	if r.Source == NoSource {
+		c := t.chooseBest(r, false)
+		picked, r.State, r.Reason = c.picked, c.state, c.why
+		if len(picked) > 0 {
+			r.Source = BGP
+		}
+	}
+	r.Discard = t.rules.policy.Unreachable && t.rules.own.Get(r.Prefix)
+	if r.Discard && r.Source == NoSource {
+		r.Source = Own
+	}
+	t.setWays(r, picked)
+	t.setOwners(r, picked)
+}
+
+// configured returns the route that the configuration wants for the prefix, if any.
+func (t *Table) configured(p netip.Prefix) (Source, []choice) {
+	for _, c := range t.rules.claims[p] {
+		if c.routed && (c.source == Tunnel || c.peer.alive == alive) && t.rules.owner(c.peer.Device, p) == c.peer {
+			return c.source, []choice{{way{Hop{Device: c.peer.Device}, c.peer}, c.peer.Name}}
+		}
+	}
+	return NoSource, nil
+}
+
+// baseWays returns the ways of the row's route if that can resolve next hops: only direct members count.
+func (t *Table) baseWays(r *Row) []way {
+	_, picked := t.configured(r.Prefix)
+	if picked == nil {
+		picked = t.chooseBest(r, true).picked
+	}
+	out := make([]way, len(picked))
+	for i, c := range picked {
+		out[i] = c.way
+	}
+	return out
+}
+
+// outcome of choosing among BGP paths.
+type outcome struct {
+	picked []choice
+	state  State
+	why    string
+}
+
+// chooseBest picks up to MaxPaths ways from the best set or, if none of it is usable, from the best accepted path.
+func (t *Table) chooseBest(r *Row, directOnly bool) outcome {
+	switch {
+	case len(r.best) == 0:
+		return outcome{state: NoBest}
+	case t.rules.own.Get(r.Prefix):
+		return outcome{state: Refused, why: "our own prefix"}
+	case r.best[0].from.name == "": // the empty name sorts first
+		return outcome{state: Local, why: "originated here"}
+	}
+	out := outcome{state: Unresolved, why: "no usable path"}
+	first := true
+	consider := func(n *neighbour, nextHop netip.Addr) {
+		ways, direct, why := t.ways(n, nextHop)
+		if directOnly && !direct {
+			return
+		}
+		state := Unresolved
+		for _, w := range ways {
+			if why, state = t.rules.refuse(w.peer, r.Prefix); why == "" {
+				out.add(choice{w, n.rule.label()}, max(1, t.rules.policy.MaxPaths))
+			}
+		}
+		if why != "" && first {
+			out.state, out.why, first = state, why, false
+		}
+	}
+	for _, m := range r.best {
+		consider(m.from, m.nextHop)
+	}
+	if len(out.picked) == 0 {
+		for _, p := range standIns(r) {
+			if consider(p.from, p.path.NextHop); len(out.picked) > 0 {
+				break
+			}
+		}
+	}
+	if len(out.picked) > 0 {
+		out.state, out.why = Selected, ""
+	}
+	return out
+}
+
+// add takes a way in unless there are enough, or one with the same device (tunnel) or hop: a device reaches one peer
+// for a prefix.
+func (o *outcome) add(c choice, most int) {
+	if len(o.picked) >= most {
+		return
+	}
+	for _, x := range o.picked {
+		if x.hop == c.hop || x.peer != nil && c.peer != nil && x.peer.Device == c.peer.Device {
+			return
+		}
+	}
+	o.picked = append(o.picked, c)
+}
+
+// standIns are the accepted paths, by the part of the decision process of RFC 4271 section 9.1.2 that plain attributes
+// allow.
+func standIns(r *Row) []rpath {
+	var out []rpath
+	for _, p := range r.paths {
+		if p.path.Rejected == "" {
+			out = append(out, p)
+		}
+	}
+	slices.SortStableFunc(out, func(a, b rpath) int { return compareAttrs(a.path.Attrs, b.path.Attrs) })
+	return out
+}
+
+func compareAttrs(a, b *Attrs) int {
+	var none Attrs
+	a, b = cmp.Or(a, &none), cmp.Or(b, &none)
+	return cmp.Or(
+		cmp.Compare(b.LocalPref, a.LocalPref),
+		cmp.Compare(len(a.ASPath), len(b.ASPath)),
+		cmp.Compare(originRank(a.Origin), originRank(b.Origin)),
+		cmp.Compare(a.MED, b.MED),
+	)
+}
+
+func originRank(o string) int {
+	switch o {
+	case "igp":
+		return 0
+	case "egp":
+		return 1
+	}
+	return 2
+}
+
+func (t *Table) setWays(r *Row, picked []choice) {
+	r.Ways, r.route = nil, Route{Prefix: r.Prefix}
+	for _, c := range picked {
+		w := Way{Hop: c.hop, Label: c.label}
+		if c.peer != nil {
+			w.Peer = c.peer.Name
+		}
+		r.Ways = append(r.Ways, w)
+	}
+	slices.SortFunc(r.Ways, func(a, b Way) int { return compareHops(a.Hop, b.Hop) })
+	for _, w := range r.Ways {
+		r.route.Hops = append(r.route.Hops, w.Hop)
+	}
+}
+
+// setOwners decides who owns the prefix on each device.
+func (t *Table) setOwners(r *Row, picked []choice) {
+	r.Owners, r.conflicts = nil, nil
+	var wanted []Owner // on shared devices, by anybody
+	own := func(p *peer) {
+		i, found := slices.BinarySearchFunc(r.Owners, p.Device, func(o Owner, d string) int { return strings.Compare(o.Device, d) })
+		if !found {
+			r.Owners = slices.Insert(r.Owners, i, Owner{p.Device, p.Name})
+		}
+	}
+	want := func(p *peer) {
+		if o := (Owner{p.Device, p.Name}); p.shared && !slices.Contains(wanted, o) {
+			wanted = append(wanted, o)
+		}
+	}
+	for _, c := range t.rules.claims[r.Prefix] {
+		want(c.peer)
+		// Any covers everything with two entries.
+		if o := t.rules.owner(c.peer.Device, r.Prefix); o.Mode != Any || r.Prefix.Bits() == 0 {
+			own(o)
+		}
+	}
+	if !t.rules.own.Get(r.Prefix) {
+		for _, c := range picked {
+			if c.peer != nil && c.peer.Mode == Learned {
+				own(c.peer)
+			}
+		}
+		for _, p := range r.paths {
+			if x := p.from.peer; x != nil && !x.shared && x.Mode == Learned && p.path.Rejected == "" {
+				own(x)
+			}
+		}
+		for _, m := range r.best {
+			ways, _, _ := t.ways(m.from, m.nextHop)
+			for _, w := range ways {
+				if w.peer != nil && w.peer.shared && w.peer.Mode == Learned {
+					want(w.peer)
+					own(w.peer)
+				}
+			}
+		}
+	}
+	slices.SortFunc(wanted, func(a, b Owner) int { return strings.Compare(a.Device, b.Device) })
+	for i := 1; i < len(wanted); i++ {
+		d := wanted[i].Device
+		if d == wanted[i-1].Device && !slices.Contains(r.conflicts, d) {
+			r.conflicts = append(r.conflicts, d)
+		}
+	}
+}
+
+// refuseByLimit takes the route back that a row got. What the peers own stays: their prefix limits bound it.
+func (t *Table) refuseByLimit(r *Row) {
+	r.Source, r.State, r.Ways, r.route.Hops = NoSource, Refused, nil, nil
+	r.Reason = "the limit of installed routes is reached"
+}
+
+// count adds a row to the counts, or takes it away.
+func (t *Table) count(r *Row, n int) {
+	if r == nil {
+		return
+	}
+	f, c := FamilyOf(r.Prefix), &t.counts
+	c.Paths[f] += n * len(r.paths)
+	if len(r.paths) > 0 {
+		c.Prefixes[f] += n
+	}
+	switch r.State {
+	case Unresolved:
+		c.Unresolved[f] += n
+	case Refused:
+		c.Refused[f] += n
+	case Down:
+		c.Down[f] += n
+	case NoBest, Selected, Local:
+	}
+	var labels []string
+	for _, w := range r.Ways {
+		if !slices.Contains(labels, w.Label) {
+			labels = append(labels, w.Label)
+			tally(c.Routes, RouteKey{f, r.Source, w.Label}, n)
+		}
+	}
+	if r.Discard {
+		tally(c.Routes, RouteKey{f, Own, ""}, n)
+	}
+	for _, o := range r.Owners {
+		tally(c.AllowedIPs, PeerFamily{o.Peer, f}, n)
+	}
+	for _, d := range r.conflicts {
+		tally(c.Conflicts, d, n)
+	}
+}
+
+// tally adds to a count and forgets it at zero.
+func tally[K comparable](m map[K]int, k K, n int) {
+	if m[k] += n; m[k] == 0 {
+		delete(m, k)
+	}
+}

@@ -1,0 +1,215 @@
+package routes
+
+import (
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+)
+
+// Feed takes what happens and hands it on in batches. Of several things with the same key only the outcome is kept, so
+// Put never blocks and the memory in use is bounded by the number of live keys, however slow the reader is.
+//
+// Owner: anybody may Put; the Syncer alone Takes. One mutex.
+type Feed struct {
+	mu   sync.Mutex
+	next Batch
+	wake chan struct{}
+}
+
+// NewFeed returns an empty Feed.
+func NewFeed() *Feed {
+	return &Feed{wake: make(chan struct{}, 1)}
+}
+
+// Batch is what happened between two Takes, folded: each key appears once, with its outcome. The parts are to be
+// applied in the order of the fields.
+type Batch struct {
+	gone  map[string]struct{}
+	paths map[pathKey]*Path
+	eor   map[eorKey]uint32
+	best  map[netip.Prefix]*bestDelta
+	alive map[string]bool
+	// first is when the oldest thing in the batch came in; zero if the batch is empty.
+	first time.Time
+}
+
+// Empty tells whether nothing happened.
+func (b *Batch) Empty() bool { return b.first.IsZero() }
+
+type pathKey struct {
+	neighbour string
+	prefix    netip.Prefix
+}
+
+type eorKey struct {
+	neighbour string
+	family    Family
+}
+
+// bestDelta is the outcome of several changes of one prefix's best set.
+type bestDelta struct {
+	reset   bool // the old set is gone, members make up the new one
+	members []memberDelta
+	at      time.Time // of the oldest change
+}
+
+// memberDelta is the outcome for one neighbour.
+type memberDelta struct {
+	neighbour string
+	add       bool
+	nextHop   netip.Addr // if add
+	at        time.Time  // if add
+	// gone are the next hops that were withdrawn, if not add. An invalid one stands for any.
+	gone []netip.Addr
+}
+
+// PutPath says that the neighbour's path for the prefix is now p; nil if there is none any more.
+func (f *Feed) PutPath(neighbour string, prefix netip.Prefix, p *Path) {
+	f.put(func(b *Batch) {
+		if b.paths == nil {
+			b.paths = make(map[pathKey]*Path)
+		}
+		b.paths[pathKey{neighbour, prefix.Masked()}] = p
+	})
+}
+
+// PutBest changes sets of best paths. A set has at most one path of each neighbour: adding another one replaces it, and
+// a withdrawal whose next hop is valid and is not the member's is ignored (it is about the one that was replaced).
+// A change with both Withdrawn and Replace empties the set. All changes of one call take effect together.
+func (f *Feed) PutBest(changes ...BestChange) {
+	f.put(func(b *Batch) {
+		if b.best == nil {
+			b.best = make(map[netip.Prefix]*bestDelta)
+		}
+		for _, c := range changes {
+			p := c.Prefix.Masked()
+			d := b.best[p]
+			if d == nil {
+				d = &bestDelta{at: c.At}
+				b.best[p] = d
+			}
+			d.fold(c)
+		}
+	})
+}
+
+// PutEndOfRIB says that the neighbour has sent all that it has in the family since session began: its paths from
+// earlier sessions are stale and go (RFC 4724 section 4.2). The first sync waits for one from every neighbour, in each
+// of its families; see Neighbour.Families.
+func (f *Feed) PutEndOfRIB(neighbour string, family Family, session uint32) {
+	f.put(func(b *Batch) {
+		if b.eor == nil {
+			b.eor = make(map[eorKey]uint32)
+		}
+		b.eor[eorKey{neighbour, family}] = session
+	})
+}
+
+// PutAlive says whether the tunnel to a peer works. A peer that was never mentioned counts as alive for what BGP learned
+// through it, and as not alive for its static prefixes.
+func (f *Feed) PutAlive(peer string, alive bool) {
+	f.put(func(b *Batch) {
+		if b.alive == nil {
+			b.alive = make(map[string]bool)
+		}
+		b.alive[peer] = alive
+	})
+}
+
+// PutNeighbourGone drops everything that was learned from a neighbour.
+func (f *Feed) PutNeighbourGone(name string) {
+	f.put(func(b *Batch) {
+		if b.gone == nil {
+			b.gone = make(map[string]struct{})
+		}
+		b.gone[name] = struct{}{}
+		for k := range b.paths {
+			if k.neighbour == name {
+				delete(b.paths, k)
+			}
+		}
+		for k := range b.eor {
+			if k.neighbour == name {
+				delete(b.eor, k)
+			}
+		}
+		for _, d := range b.best {
+			d.members = slices.DeleteFunc(d.members, func(m memberDelta) bool { return m.neighbour == name })
+		}
+	})
+}
+
+func (f *Feed) put(change func(*Batch)) {
+	f.mu.Lock()
+	if f.next.first.IsZero() {
+		f.next.first = time.Now()
+	}
+	change(&f.next)
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Wake is signalled (capacity one, no data) when there is something to Take.
+func (f *Feed) Wake() <-chan struct{} { return f.wake }
+
+// Take returns what has come in since the last Take.
+func (f *Feed) Take() Batch {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	b := f.next
+	f.next = Batch{}
+	return b
+}
+
+func (d *bestDelta) fold(c BestChange) {
+	if c.At.Before(d.at) {
+		d.at = c.At
+	}
+	if c.Replace {
+		d.reset, d.members = true, nil
+		if c.Withdrawn {
+			return
+		}
+	}
+	i := slices.IndexFunc(d.members, func(m memberDelta) bool { return m.neighbour == c.Neighbour })
+	if i < 0 {
+		i = len(d.members)
+		d.members = append(d.members, memberDelta{neighbour: c.Neighbour})
+	}
+	m := &d.members[i]
+	switch {
+	case !c.Withdrawn:
+		*m = memberDelta{neighbour: c.Neighbour, add: true, nextHop: c.NextHop, at: c.At}
+	case m.add && c.NextHop.IsValid() && c.NextHop != m.nextHop:
+		// A member that was replaced already.
+	case m.add:
+		// Whatever the set held of the neighbour was replaced by the member that now goes.
+		*m = memberDelta{neighbour: c.Neighbour, gone: []netip.Addr{{}}}
+	case !slices.Contains(m.gone, c.NextHop) && !slices.Contains(m.gone, netip.Addr{}):
+		m.gone = append(m.gone, c.NextHop)
+	}
+}
+
+// apply returns the set after the delta. Sets are sorted by the neighbours' names and never modified.
+func (d *bestDelta) apply(set []member, intern func(string) *neighbour) []member {
+	if d.reset {
+		set = nil
+	}
+	out := slices.Clone(set)
+	for _, m := range d.members {
+		i, found := slices.BinarySearchFunc(out, m.neighbour, func(x member, name string) int { return compareNames(x.from.name, name) })
+		switch {
+		case m.add && found:
+			out[i].nextHop, out[i].at = m.nextHop, m.at
+		case m.add:
+			out = slices.Insert(out, i, member{from: intern(m.neighbour), nextHop: m.nextHop, at: m.at})
+		case found && (slices.Contains(m.gone, netip.Addr{}) || slices.Contains(m.gone, out[i].nextHop)):
+			out = slices.Delete(out, i, i+1)
+		}
+	}
+	return out
+}

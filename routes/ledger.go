@@ -1,0 +1,254 @@
+package routes
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/gaissmai/bart"
+)
+
+// Ledger is what is installed: what we wrote and saw acknowledged, what an earlier run left (adopted), and what we
+// tried and do not know the end of.
+//
+// Owner: one goroutine, the Syncer's. Nothing that is not in the ledger is ever removed.
+type Ledger struct {
+	held forest[*Held]
+	// swept says that what an earlier run left may go: the first sync is complete.
+	swept  bool
+	counts Installed
+}
+
+// Installed counts what a Ledger holds. The maps are not shared.
+type Installed struct {
+	Routes [2]int // unicast, by Family
+	// AllowedIPs that are acknowledged or adopted.
+	AllowedIPs map[PeerFamily]int
+	// Moves are prefixes that went from one peer to another of the same device, by device.
+	Moves map[string]uint64
+}
+
+// mark says how sure we are of an entry.
+type mark uint8
+
+const (
+	absent  mark = iota
+	tried        // written, outcome unknown: write it again before relying on it
+	adopted      // found at start: an earlier run's
+	acked        // written by us and acknowledged
+)
+
+// Held is what is installed for a prefix. Immutable.
+type Held struct {
+	hops    []Hop // of the unicast route
+	route   mark
+	maybe   []Hop // where the route may point to as well, after a failed write
+	discard mark
+	allowed []heldIP // by device, then peer; one acked or adopted entry for each device at most
+	// changed is when the route last changed, and took how long that was after its cause; 0 is unknown.
+	changed time.Time
+	took    time.Duration
+	failure *Failure
+}
+
+type heldIP struct {
+	Owner
+	mark mark
+}
+
+// Failure is why a prefix is not as desired.
+type Failure struct {
+	Op       string // the operation that failed, as it prints
+	Err      error
+	Since    time.Time
+	Attempts int
+	Next     time.Time // when it is tried again
+}
+
+// NewLedger returns a ledger that holds nothing.
+func NewLedger() *Ledger {
+	return &Ledger{
+		held:   newForest[*Held](),
+		counts: Installed{AllowedIPs: make(map[PeerFamily]int), Moves: make(map[string]uint64)},
+	}
+}
+
+// Sweep lets plans remove what an earlier run left and nobody wants.
+func (l *Ledger) Sweep() { l.swept = true }
+
+// Swept tells whether Sweep was called.
+func (l *Ledger) Swept() bool { return l.swept }
+
+func (l *Ledger) get(p netip.Prefix) Held {
+	if h, ok := l.held.t.Get(p); ok {
+		return *h
+	}
+	return Held{}
+}
+
+func (h *Held) empty() bool {
+	return h.route == absent && h.discard == absent && len(h.allowed) == 0 && h.failure == nil
+}
+
+// change edits the entry of a prefix. f gets a copy whose slices it must not modify in place.
+func (l *Ledger) change(p netip.Prefix, f func(*Held)) {
+	h := l.get(p)
+	l.tally(p, &h, -1)
+	f(&h)
+	l.tally(p, &h, +1)
+	if h.empty() {
+		l.held.remove(p)
+		return
+	}
+	l.held.set(p, &h)
+}
+
+func (l *Ledger) tally(p netip.Prefix, h *Held, n int) {
+	f := FamilyOf(p)
+	if len(h.hops) > 0 {
+		l.counts.Routes[f] += n
+	}
+	for _, a := range h.allowed {
+		if a.mark != tried {
+			tally(l.counts.AllowedIPs, PeerFamily{a.Peer, f}, n)
+		}
+	}
+}
+
+// Done notes that an operation was acknowledged at a time, and how long after its cause that was (0: unknown).
+func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
+	l.change(o.Prefix(), func(h *Held) {
+		switch o.Kind {
+		case Allow:
+			d := o.Allowed.Device
+			if i := h.owner(d); i >= 0 && h.allowed[i].Peer != o.Allowed.Peer {
+				l.counts.Moves[d]++
+			}
+			h.allowed = slices.DeleteFunc(slices.Clone(h.allowed), func(a heldIP) bool { return a.Device == d })
+			h.add(heldIP{Owner{d, o.Allowed.Peer}, acked})
+		case Install:
+			if o.Route.Type == Unreachable {
+				h.discard = acked
+				return
+			}
+			h.route, h.hops, h.maybe = acked, o.Route.Hops, nil
+			h.changed, h.took = at, took
+		case Withdraw:
+			if o.Route.Type == Unreachable {
+				h.discard = absent
+				return
+			}
+			h.route, h.hops, h.maybe = absent, nil, nil
+			h.changed, h.took = at, took
+		case Disallow:
+			h.allowed = slices.DeleteFunc(slices.Clone(h.allowed), func(a heldIP) bool {
+				return a.Owner == Owner{o.Allowed.Device, o.Allowed.Peer}
+			})
+		}
+	})
+}
+
+// Failed notes that it is not known whether an operation was done.
+func (l *Ledger) Failed(o Op) {
+	l.change(o.Prefix(), func(h *Held) {
+		switch o.Kind {
+		case Allow, Disallow:
+			of := Owner{o.Allowed.Device, o.Allowed.Peer}
+			h.allowed = slices.Clone(h.allowed)
+			i := slices.IndexFunc(h.allowed, func(a heldIP) bool { return a.Owner == of })
+			switch {
+			case i < 0:
+				h.add(heldIP{of, tried})
+			case o.Kind == Disallow:
+				h.allowed[i].mark = tried
+			}
+		case Install, Withdraw:
+			if o.Route.Type == Unreachable {
+				h.discard = tried
+				return
+			}
+			// It points to the old or to the new hops, or is not there.
+			h.route = tried
+			if o.Kind == Install {
+				h.maybe = o.Route.Hops
+			}
+		}
+	})
+}
+
+// owner returns the index of the entry of a device that is in force, or -1.
+func (h *Held) owner(device string) int {
+	return slices.IndexFunc(h.allowed, func(a heldIP) bool { return a.Device == device && a.mark != tried })
+}
+
+func (h *Held) add(a heldIP) {
+	i, _ := slices.BinarySearchFunc(h.allowed, a, func(x, y heldIP) int {
+		return cmp.Or(strings.Compare(x.Device, y.Device), strings.Compare(x.Peer, y.Peer))
+	})
+	h.allowed = slices.Insert(h.allowed, i, a)
+}
+
+// uses tells whether the route may point at the device.
+func (h *Held) uses(device string) bool {
+	is := func(x Hop) bool { return x.Device == device }
+	return h.route != absent && (slices.ContainsFunc(h.hops, is) || slices.ContainsFunc(h.maybe, is))
+}
+
+// reaches returns the peer that surely gets all packets for the prefix on the device, as far as the ledger knows; ok is
+// false if there is none or if a failed write makes it doubtful. Entries without are left out.
+func (l *Ledger) reaches(device string, p netip.Prefix, without netip.Prefix) (peer string, ok bool) {
+	for q, h := range l.held.t.Supernets(p) {
+		if q == without {
+			continue
+		}
+		doubt := false
+		for _, a := range h.allowed {
+			if a.Device == device {
+				doubt = doubt || a.mark == tried
+				if a.mark != tried {
+					peer, ok = a.Peer, true
+				}
+			}
+		}
+		if ok || doubt {
+			return peer, ok && !doubt
+		}
+	}
+	return "", false
+}
+
+// MayInstall tells whether the route of a row can be written: each tunnel in it reaches the right peer.
+func (l *Ledger) MayInstall(r *Row) bool {
+	for _, w := range r.Ways {
+		if w.Peer == "" {
+			continue
+		}
+		if peer, ok := l.reaches(w.Hop.Device, r.Prefix, netip.Prefix{}); !ok || peer != w.Peer {
+			return false
+		}
+	}
+	return true
+}
+
+// MayDisallow tells whether no route needs the entry: none within its prefix points at the device, or another entry
+// takes over.
+func (l *Ledger) MayDisallow(a AllowedIP) bool {
+	for p, h := range l.held.t.Subnets(a.Prefix) {
+		if !h.uses(a.Device) {
+			continue
+		}
+		if _, ok := l.reaches(a.Device, p, a.Prefix); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// Ops returns what would remove all that the ledger holds, in order.
+func (l *Ledger) Ops() []Op {
+	all := *l
+	all.swept = true
+	return Plan(&Snapshot{rows: new(bart.Table[*Row])}, &all)
+}

@@ -1,0 +1,89 @@
+package routes
+
+import (
+	"cmp"
+	"iter"
+	"net/netip"
+	"slices"
+)
+
+// Plan returns the operations that lead from what is installed to what is desired, in the order in which they are safe:
+// all of Allow, Install, Withdraw, Disallow; each of them by prefix. It is pure.
+func Plan(desired *Snapshot, installed *Ledger) []Op {
+	return plan(desired, installed, func(yield func(netip.Prefix) bool) {
+		for p := range desired.rows.All() {
+			if !yield(p) {
+				return
+			}
+		}
+		for p := range installed.held.t.All() {
+			if _, known := desired.rows.Get(p); !known && !yield(p) {
+				return
+			}
+		}
+	})
+}
+
+// PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once.
+func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix) []Op {
+	return plan(desired, installed, slices.Values(prefixes))
+}
+
+func plan(desired *Snapshot, installed *Ledger, prefixes iter.Seq[netip.Prefix]) []Op {
+	var ops []Op
+	for p := range prefixes {
+		row := desired.Get(p)
+		if row == nil {
+			row = &Row{Prefix: p}
+		}
+		held, _ := installed.held.t.Get(p)
+		if held == nil {
+			held = &Held{}
+		}
+		ops = planPrefix(ops, row, held, installed.swept)
+	}
+	slices.SortStableFunc(ops, func(a, b Op) int {
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.Prefix().Compare(b.Prefix()))
+	})
+	return ops
+}
+
+// planPrefix appends the operations for one prefix. What an earlier run left is removed only if sweep is set.
+func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
+	removable := func(m mark) bool { return m == tried || m == acked || m == adopted && sweep }
+	allowed := func(k OpKind, o Owner) Op {
+		return Op{Kind: k, Allowed: AllowedIP{Device: o.Device, Prefix: want.Prefix, Peer: o.Peer}}
+	}
+	for _, o := range want.Owners {
+		if !slices.ContainsFunc(held.allowed, func(a heldIP) bool { return a.Owner == o && a.mark != tried }) ||
+			slices.ContainsFunc(held.allowed, func(a heldIP) bool { return a.Device == o.Device && a.mark == tried }) {
+			ops = append(ops, allowed(Allow, o))
+		}
+	}
+	for _, a := range held.allowed {
+		if _, wanted := want.owner(a.Device); !wanted && removable(a.mark) {
+			ops = append(ops, allowed(Disallow, a.Owner))
+		}
+	}
+
+	route := func(k OpKind, t RouteType, hops []Hop) Op {
+		return Op{Kind: k, Route: Route{Prefix: want.Prefix, Type: t, Hops: hops}}
+	}
+	switch r, ok := want.Route(); {
+	case ok && (held.route == absent || held.route == tried || !slices.Equal(held.hops, r.Hops)):
+		ops = append(ops, route(Install, Unicast, r.Hops))
+	case !ok && removable(held.route):
+		hops := held.hops
+		if len(hops) == 0 {
+			hops = held.maybe
+		}
+		ops = append(ops, route(Withdraw, Unicast, hops))
+	}
+	switch {
+	case want.Discard && (held.discard == absent || held.discard == tried):
+		ops = append(ops, route(Install, Unreachable, nil))
+	case !want.Discard && removable(held.discard):
+		ops = append(ops, route(Withdraw, Unreachable, nil))
+	}
+	return ops
+}

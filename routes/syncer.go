@@ -1,0 +1,355 @@
+package routes
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+	"time"
+)
+
+// Timing of the Syncer.
+const (
+	// foldWindow is how long after a batch the next one gathers; after a longer pause a change goes out at once.
+	foldWindow = 2 * time.Millisecond
+	// kernelDebounce gathers the kernel's notifications.
+	kernelDebounce = 50 * time.Millisecond
+	// settle is how long after the last End-of-RIB leftovers are swept: a restarting speaker selects its best paths
+	// only then (RFC 4724 section 4.1).
+	settle = time.Second
+	// firstRetry doubles up to lastRetry.
+	firstRetry = 50 * time.Millisecond
+	lastRetry  = 30 * time.Second
+)
+
+// Options of a Syncer. All of FIB, Tunnels and Feed are required.
+type Options struct {
+	FIB     FIB
+	Tunnels Tunnels
+	Feed    *Feed
+	Log     *slog.Logger // nil discards
+}
+
+// Syncer keeps the kernel's routes and the devices' allowed-IPs as they should be.
+//
+// Owner: its Run goroutine has everything but status and requests.
+type Syncer struct {
+	fib     FIB
+	tunnels Tunnels
+	feed    *Feed
+	log     *slog.Logger
+
+	ready    chan struct{}
+	status   atomic.Pointer[Status]
+	requests chan request
+	// turn holds a token while nobody owns the state below: Run takes it, and Teardown when Run is over.
+	turn chan struct{}
+
+	table    *Table
+	ledger   *Ledger
+	snapshot *Snapshot
+	retries  retries
+	pending  pending
+	drifted  map[netip.Prefix][]DriftKind // detected and not repaired yet
+	foreign  []AllowedIP                  // at the last look, sorted
+	stats    stats
+
+	havePolicy, haveAdopted, stopped bool
+	isReady                          bool
+	// Times at which something is due; zero is never.
+	feedDue, fibDue, adoptDue, reconcileDue, sweepDue, sweepAt time.Time
+	// quiet is until when the feed gathers; fibQuiet until when kernel notifications do.
+	quiet, fibQuiet time.Time
+	adoptTries      int
+}
+
+// request is a message to Run.
+type request struct {
+	ctx    context.Context
+	policy *Policy // nil: tear down
+	reply  chan error
+}
+
+// New returns a Syncer that has not touched anything yet.
+func New(o Options) *Syncer {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Syncer{
+		fib:      o.FIB,
+		tunnels:  o.Tunnels,
+		feed:     o.Feed,
+		log:      o.Log,
+		ready:    make(chan struct{}),
+		requests: make(chan request),
+		turn:     make(chan struct{}, 1),
+		table:    NewTable(),
+		ledger:   NewLedger(),
+		drifted:  make(map[netip.Prefix][]DriftKind),
+	}
+	s.turn <- struct{}{}
+	s.snapshot = s.table.Apply(Batch{}).Snapshot
+	s.publish(time.Time{})
+	return s
+}
+
+func (s *Syncer) String() string { return "routes" }
+
+// Ready is closed after the first plan has run, whether or not all of it succeeded.
+func (s *Syncer) Ready() <-chan struct{} { return s.ready }
+
+// Snapshot returns the newest status; never nil.
+func (s *Syncer) Snapshot() *Status { return s.status.Load() }
+
+// SetPolicy puts a policy in force. It returns when what follows from it was written once (what failed is retried), and
+// then devices and peers that the policy no longer names can go. An error means that the kernel or the devices could not
+// be read, or that ctx ended; the policy is in force all the same. Run must be running, or about to.
+func (s *Syncer) SetPolicy(ctx context.Context, p Policy) error {
+	return s.ask(ctx, &p, nil)
+}
+
+// Teardown removes everything that the ledger holds, in order, and then leaves the world alone until the next SetPolicy.
+// It may be called while Run runs, and after.
+func (s *Syncer) Teardown(ctx context.Context) error {
+	return s.ask(ctx, nil, s.turn)
+}
+
+func (s *Syncer) ask(ctx context.Context, p *Policy, turn chan struct{}) error {
+	r := request{ctx: ctx, policy: p, reply: make(chan error, 1)}
+	select {
+	case s.requests <- r:
+	case <-turn:
+		defer func() { s.turn <- struct{}{} }()
+		return s.teardown(ctx)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.reply:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Run works until ctx ends, and then leaves everything in place. It may run again after that.
+func (s *Syncer) Run(ctx context.Context) error {
+	select {
+	case <-s.turn:
+		defer func() { s.turn <- struct{}{} }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case r := <-s.requests:
+			s.serve(ctx, r)
+		case <-s.feed.Wake():
+			s.feedDue = later(time.Now(), s.quiet)
+		case <-s.fib.Changed():
+			if s.fibDue.IsZero() {
+				s.fibDue = later(time.Now().Add(kernelDebounce), s.fibQuiet)
+			}
+		case <-timer.C:
+		}
+		s.step(ctx)
+		if next := s.next(); next.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(next))
+		}
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return b
+	}
+	return a
+}
+
+// next is when the earliest thing is due; zero is never.
+func (s *Syncer) next() time.Time {
+	if !s.havePolicy || s.stopped {
+		return time.Time{}
+	}
+	if !s.haveAdopted {
+		return s.adoptDue
+	}
+	var first time.Time
+	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first()} {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
+}
+
+func (s *Syncer) serve(ctx context.Context, r request) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(r.ctx, cancel)()
+	if r.policy == nil {
+		r.reply <- s.teardown(ctx)
+		return
+	}
+	r.reply <- s.setPolicy(ctx, *r.policy)
+}
+
+func (s *Syncer) setPolicy(ctx context.Context, p Policy) error {
+	u := s.table.SetPolicy(p)
+	s.snapshot, s.havePolicy, s.stopped = u.Snapshot, true, false
+	if !s.haveAdopted {
+		return s.adopt(ctx)
+	}
+	// Devices and peers may have come and gone with the configuration, and what they owned with them.
+	err := s.reconcile(ctx, OnEvent)
+	s.sync(ctx, u.Changed, u.Causes)
+	s.scheduleReconcile()
+	s.considerSweep()
+	return err
+}
+
+// step does everything that is due.
+func (s *Syncer) step(ctx context.Context) {
+	if !s.havePolicy || s.stopped || ctx.Err() != nil {
+		return
+	}
+	now := time.Now()
+	due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+	if !s.haveAdopted {
+		if due(s.adoptDue) {
+			if err := s.adopt(ctx); err != nil {
+				s.log.Warn("routes wait", "error", err)
+			}
+		}
+		return
+	}
+	if due(s.feedDue) {
+		s.takeFeed(ctx)
+	}
+	if due(s.reconcileDue) {
+		s.reconcileLogged(ctx, Periodic)
+		s.scheduleReconcile()
+	} else if due(s.fibDue) {
+		s.reconcileLogged(ctx, OnKernel)
+	}
+	if s.ledger.Swept() {
+		s.sweepDue = time.Time{}
+	} else if due(s.sweepDue) {
+		s.sweep(ctx)
+	}
+	if again := s.retries.due(time.Now()); len(again) > 0 {
+		s.sync(ctx, again, nil)
+	}
+}
+
+func (s *Syncer) takeFeed(ctx context.Context) {
+	s.feedDue = time.Time{}
+	b := s.feed.Take()
+	if b.Empty() {
+		return
+	}
+	u := s.table.Apply(b)
+	s.snapshot = u.Snapshot
+	s.sync(ctx, u.Changed, u.Causes)
+	s.quiet = time.Now().Add(foldWindow)
+	s.considerSweep()
+}
+
+// adopt reads what is there before anything is written, takes over what an earlier run left, and runs the first plan.
+func (s *Syncer) adopt(ctx context.Context) error {
+	o, nets, err := s.observe(ctx, true)
+	if err != nil {
+		s.adoptTries++
+		s.adoptDue = time.Now().Add(backoff(s.adoptTries))
+		return err
+	}
+	s.table.SetConnected(nets)
+	s.snapshot = s.table.Apply(s.feed.Take()).Snapshot
+	s.ledger.Adopt(o, func(w Owner) bool { return s.isPeer(w) })
+	s.haveAdopted, s.adoptDue = true, time.Time{}
+	s.sweepAt = time.Now().Add(s.policy().SweepAfter)
+	if s.policy().SweepAfter <= 0 {
+		s.sweepAt = time.Now().Add(DefaultSweepAfter)
+	}
+	if n := len(o.routes) + len(o.discard); n > 0 {
+		s.log.Info("routes of an earlier run adopted", "routes", n, "allowed_ips", len(o.allowed))
+	}
+	s.sync(ctx, s.everything(), nil)
+	if !s.isReady {
+		s.isReady = true
+		close(s.ready)
+	}
+	s.scheduleReconcile()
+	s.considerSweep()
+	return nil
+}
+
+func (s *Syncer) policy() *Policy { return &s.table.rules.policy }
+
+func (s *Syncer) isPeer(w Owner) bool {
+	p := s.table.rules.peers[w.Peer]
+	return p != nil && p.Device == w.Device
+}
+
+// everything is each prefix that is desired or installed, sorted.
+func (s *Syncer) everything() []netip.Prefix {
+	out := make([]netip.Prefix, 0, s.snapshot.Len())
+	for p := range s.snapshot.rows.All() {
+		out = append(out, p)
+	}
+	for p := range s.ledger.held.t.All() {
+		if s.snapshot.Get(p) == nil {
+			out = append(out, p)
+		}
+	}
+	slices.SortFunc(out, netip.Prefix.Compare)
+	return out
+}
+
+// considerSweep sets when leftovers go: a moment after everybody has told everything, or at the latest after SweepAfter.
+func (s *Syncer) considerSweep() {
+	if s.ledger.Swept() {
+		return
+	}
+	if len(s.table.Awaiting()) > 0 {
+		s.sweepDue = s.sweepAt
+	} else if soon := time.Now().Add(settle); s.sweepDue.IsZero() || s.sweepDue.Equal(s.sweepAt) {
+		s.sweepDue = soon
+		if s.sweepAt.Before(soon) {
+			s.sweepDue = s.sweepAt
+		}
+	}
+}
+
+func (s *Syncer) sweep(ctx context.Context) {
+	if w := s.table.Awaiting(); len(w) > 0 {
+		s.log.Warn("first sync not complete, sweeping all the same", "waiting_for", w)
+	}
+	s.ledger.Sweep()
+	s.sweepDue, s.stats.synced = time.Time{}, time.Now()
+	s.sync(ctx, s.everything(), nil)
+}
+
+// teardown removes what the ledger holds.
+func (s *Syncer) teardown(ctx context.Context) error {
+	s.stopped = true
+	failed := s.execute(ctx, s.ledger.Ops(), nil)
+	s.publish(time.Now())
+	if len(failed) == 0 {
+		return nil
+	}
+	first := slices.MinFunc(failed, func(a, b failedOp) int { return a.op.Prefix().Compare(b.op.Prefix()) })
+	return fmt.Errorf("%d operations failed, first: %s: %w", len(failed), first.op, first.err)
+}
+
+// errHeldBack marks an operation that was not tried because one that it relies on had failed.
+var errHeldBack = errors.New("held back until what it relies on is done")

@@ -1,0 +1,463 @@
+package routes
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/gaissmai/bart"
+)
+
+// Table holds all paths and best sets and turns them into what is desired.
+//
+// Owner: one goroutine, the Syncer's; no locks. The snapshots that it returns may be read by anybody.
+type Table struct {
+	rules      *rules
+	neighbours map[string]*neighbour
+	alive      map[string]bool
+	eor        map[eorKey]struct{} // End-of-RIB was seen
+	connected  *bart.Table[string] // device by network
+	nextHops   nextHops
+	// base holds the routes that next hops may be resolved through; kept only if rules.recursive.
+	base *bart.Table[[]way]
+
+	rows   forest[*Row]
+	counts Counts
+	// admitted and waiting are the BGP routes within and beyond MaxRoutes.
+	admitted [2]int
+	waiting  [2]bart.Lite
+
+	// drafts are the rows that are being changed; nil outside of Apply and the Set methods.
+	drafts map[netip.Prefix]*draft
+}
+
+// draft is a row that is being changed, with what was there before.
+type draft struct {
+	row               *Row
+	old               *Row // nil: none
+	ownPaths, ownBest bool // the slices are ours to modify
+	why               Cause
+}
+
+// Cause of a change, for measuring how long it took.
+type Cause struct {
+	// Received is when the UPDATE was read; zero if there was none.
+	Received time.Time
+	// Decided is when BGP had chosen, or the thing happened that was no UPDATE.
+	Decided time.Time
+}
+
+// Start is when the clock of convergence starts.
+func (c Cause) Start() time.Time {
+	if !c.Received.IsZero() {
+		return c.Received
+	}
+	return c.Decided
+}
+
+// Update is the outcome of a change of the Table.
+type Update struct {
+	Snapshot *Snapshot
+	// Changed are the prefixes for which something else is desired than before, sorted.
+	Changed []netip.Prefix
+	// Causes of those changes.
+	Causes map[netip.Prefix]Cause
+}
+
+// NewTable returns an empty Table with an empty Policy.
+func NewTable() *Table {
+	t := &Table{
+		neighbours: make(map[string]*neighbour),
+		alive:      make(map[string]bool),
+		eor:        make(map[eorKey]struct{}),
+		connected:  new(bart.Table[string]),
+		base:       new(bart.Table[[]way]),
+		rows:       newForest[*Row](),
+	}
+	t.counts.Routes = make(map[RouteKey]int)
+	t.counts.AllowedIPs = make(map[PeerFamily]int)
+	t.counts.Conflicts = make(map[string]int)
+	t.setRules(compileRules(Policy{}))
+	return t
+}
+
+// SetPolicy decides everything again under another policy.
+func (t *Table) SetPolicy(p Policy) *Update {
+	now := time.Now()
+	old := t.rules
+	t.setRules(compileRules(p))
+	t.begin(t.rows.t.Size())
+	for q := range t.rows.t.All() {
+		t.touch(q, now)
+	}
+	for q := range old.claims {
+		t.touch(q, now)
+	}
+	for q := range t.rules.claims {
+		t.touch(q, now)
+	}
+	for _, r := range []*rules{old, t.rules} {
+		for q := range r.own.All() {
+			t.touch(q, now)
+		}
+	}
+	return t.finish()
+}
+
+func (t *Table) setRules(r *rules) {
+	t.rules = r
+	for _, n := range t.neighbours {
+		n.known, n.rule, n.peer = false, Neighbour{}, nil
+	}
+	for _, rule := range r.policy.Neighbours {
+		n := t.neighbour(rule.Name)
+		n.known, n.rule, n.peer = true, rule, r.peers[rule.Peer]
+	}
+	for name, p := range r.peers {
+		p.alive = t.liveness(name)
+	}
+	t.base = new(bart.Table[[]way]) // all rows are decided again, which fills it
+	t.nextHops.recount(t)
+}
+
+func (t *Table) liveness(peer string) liveness {
+	switch is, told := t.alive[peer]; {
+	case !told:
+		return unknown
+	case is:
+		return alive
+	default:
+		return dead
+	}
+}
+
+// neighbour returns the record of a neighbour, new or old.
+func (t *Table) neighbour(name string) *neighbour {
+	n := t.neighbours[name]
+	if n == nil {
+		n = &neighbour{name: name}
+		t.neighbours[name] = n
+	}
+	return n
+}
+
+// SetConnected tells which networks are on link; for routes with several hops the first device counts.
+func (t *Table) SetConnected(nets []Route) *Update {
+	c := new(bart.Table[string])
+	for _, n := range nets {
+		if len(n.Hops) > 0 && n.Type == Unicast {
+			c.Insert(n.Prefix, n.Hops[0].Device)
+		}
+	}
+	t.begin(0)
+	if !c.Equal(t.connected) {
+		t.connected = c
+		now := time.Now()
+		for p := range t.nextHops.resolveAll(t) {
+			t.touch(p, now)
+		}
+	}
+	return t.finish()
+}
+
+// Apply takes in what happened.
+func (t *Table) Apply(b Batch) *Update {
+	t.begin(len(b.paths) + len(b.best))
+	for name := range b.gone {
+		t.applyGone(t.neighbour(name), b.first)
+	}
+	for k, p := range b.paths {
+		t.applyPath(t.neighbour(k.neighbour), k.prefix, p, b.first)
+	}
+	for k, session := range b.eor {
+		t.applyEndOfRIB(t.neighbour(k.neighbour), k.family, session, b.first)
+	}
+	for p, d := range b.best {
+		t.applyBest(p, d, b.first)
+	}
+	for name, is := range b.alive {
+		t.applyAlive(name, is, b.first)
+	}
+	return t.finish()
+}
+
+func (t *Table) applyGone(n *neighbour, now time.Time) {
+	delete(t.eor, eorKey{n.name, IPv4})
+	delete(t.eor, eorKey{n.name, IPv6})
+	for p := range n.prefixes.Clone().All() {
+		t.applyPath(n, p, nil, now)
+		t.applyBest(p, &bestDelta{at: now, members: []memberDelta{{neighbour: n.name, gone: []netip.Addr{{}}}}}, now)
+	}
+}
+
+// Awaiting says who has not told everything yet: neighbours without End-of-RIB, and peers with static prefixes whose
+// liveness is not known. Sorted.
+func (t *Table) Awaiting() []string {
+	var out []string
+	for _, n := range t.rules.policy.Neighbours {
+		families := n.Families
+		if len(families) == 0 {
+			families = []Family{IPv4, IPv6}
+		}
+		for _, f := range families {
+			if _, seen := t.eor[eorKey{n.Name, f}]; !seen {
+				out = append(out, "neighbour "+n.Name)
+				break
+			}
+		}
+	}
+	for _, p := range t.rules.peers {
+		if p.Static && p.alive == unknown {
+			out = append(out, "peer "+p.Name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Time) {
+	d := t.draft(p)
+	i, found := slices.BinarySearchFunc(d.row.paths, n.name, func(x rpath, name string) int { return cmp.Compare(x.from.name, name) })
+	if !found && path == nil {
+		return
+	}
+	if !d.ownPaths {
+		d.row.paths, d.ownPaths = slices.Clone(d.row.paths), true
+	}
+	switch {
+	case path == nil:
+		d.row.paths = slices.Delete(d.row.paths, i, i+1)
+	case found:
+		d.row.paths[i].path = path
+	default:
+		d.row.paths = slices.Insert(d.row.paths, i, rpath{n, path})
+	}
+	if path != nil {
+		n.prefixes.Insert(p)
+		d.because(Cause{Received: path.Received, Decided: now})
+	} else {
+		t.unlist(n, d.row)
+		d.because(Cause{Decided: now})
+	}
+}
+
+// unlist drops a prefix from the neighbour's index if the row does not mention the neighbour any more.
+func (t *Table) unlist(n *neighbour, r *Row) {
+	if !slices.ContainsFunc(r.paths, func(x rpath) bool { return x.from == n }) &&
+		!slices.ContainsFunc(r.best, func(x member) bool { return x.from == n }) {
+		n.prefixes.Delete(r.Prefix)
+	}
+}
+
+func (t *Table) applyEndOfRIB(n *neighbour, f Family, session uint32, now time.Time) {
+	t.eor[eorKey{n.name, f}] = struct{}{}
+	var stale []netip.Prefix
+	for p := range n.prefixes.All() {
+		if FamilyOf(p) != f {
+			continue
+		}
+		r := t.current(p)
+		if i := slices.IndexFunc(r.paths, func(x rpath) bool { return x.from == n }); i >= 0 && r.paths[i].path.Session < session {
+			stale = append(stale, p)
+		}
+	}
+	for _, p := range stale {
+		t.applyPath(n, p, nil, now)
+	}
+}
+
+// current returns the row as it is now, drafts included; never nil.
+func (t *Table) current(p netip.Prefix) *Row {
+	if d := t.drafts[p]; d != nil {
+		return d.row
+	}
+	if r, ok := t.rows.t.Get(p); ok {
+		return r
+	}
+	return &Row{Prefix: p}
+}
+
+// promptness is how much older than the decision an UPDATE may be to count as its cause: an older path became the best
+// because of something else.
+const promptness = time.Second
+
+func (t *Table) applyBest(p netip.Prefix, delta *bestDelta, now time.Time) {
+	d := t.draft(p)
+	before := d.row.best
+	d.row.best, d.ownBest = delta.apply(before, t.neighbour), true
+	c := Cause{Decided: delta.at}
+	if c.Decided.IsZero() {
+		c.Decided = now
+	}
+	for _, m := range d.row.best {
+		m.from.prefixes.Insert(p)
+		if i := slices.IndexFunc(d.row.paths, func(x rpath) bool { return x.from == m.from }); i >= 0 {
+			if r := d.row.paths[i].path.Received; c.Decided.Sub(r) < promptness && !r.After(c.Decided) && r.After(c.Received) {
+				c.Received = r
+			}
+		}
+	}
+	for _, m := range before {
+		t.unlist(m.from, d.row)
+	}
+	d.because(c)
+}
+
+func (t *Table) applyAlive(name string, is bool, now time.Time) {
+	was := t.liveness(name)
+	t.alive[name] = is
+	p := t.rules.peers[name]
+	if p == nil || was == t.liveness(name) {
+		return
+	}
+	p.alive = t.liveness(name)
+	touch := func(q netip.Prefix) { t.touch(q, now) }
+	for _, n := range t.neighbours {
+		if n.peer == p {
+			for q := range n.prefixes.All() {
+				touch(q)
+			}
+		}
+	}
+	t.nextHops.through(p, touch)
+	for q, claims := range t.rules.claims {
+		if slices.ContainsFunc(claims, func(c claim) bool { return c.peer == p }) {
+			touch(q)
+		}
+	}
+}
+
+// because notes the cause of the newest change.
+func (d *draft) because(c Cause) {
+	if d.why.Start().IsZero() || c.Start().After(d.why.Start()) {
+		d.why = c
+	}
+}
+
+func (t *Table) begin(n int) { t.drafts = make(map[netip.Prefix]*draft, n) }
+
+func (t *Table) draft(p netip.Prefix) *draft {
+	if d := t.drafts[p]; d != nil {
+		return d
+	}
+	d := &draft{row: &Row{Prefix: p}}
+	if old, ok := t.rows.t.Get(p); ok {
+		d.old = old
+		d.row.paths, d.row.best = old.paths, old.best
+	}
+	t.drafts[p] = d
+	return d
+}
+
+func (t *Table) touch(p netip.Prefix, now time.Time) { t.draft(p).because(Cause{Decided: now}) }
+
+// finish decides all drafts and publishes the result.
+func (t *Table) finish() *Update {
+	now := time.Now()
+	if t.rules.recursive {
+		t.rebase(now)
+	}
+	t.counts.Routes = maps.Clone(t.counts.Routes)
+	t.counts.AllowedIPs = maps.Clone(t.counts.AllowedIPs)
+	t.counts.Conflicts = maps.Clone(t.counts.Conflicts)
+	order := slices.SortedFunc(maps.Keys(t.drafts), netip.Prefix.Compare)
+	for _, p := range order {
+		t.decide(t.drafts[p].row)
+	}
+	order = t.limit(order, now)
+
+	t.rows.expect(len(order))
+	u := &Update{Causes: make(map[netip.Prefix]Cause, len(order))}
+	for _, p := range order {
+		d := t.drafts[p]
+		t.nextHops.replace(d.old, d.row)
+		t.count(d.old, -1)
+		t.count(d.row, +1)
+		if !d.row.empty() {
+			t.rows.set(p, d.row)
+		} else if d.old != nil {
+			t.rows.remove(p)
+		}
+		if !sameWanted(d.old, d.row) {
+			u.Changed = append(u.Changed, p)
+			u.Causes[p] = d.why
+		}
+	}
+	t.drafts = nil
+	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts}
+	return u
+}
+
+// rebase brings the base table up to date and decides again what was resolved through what changed in it.
+func (t *Table) rebase(now time.Time) {
+	affected := make(map[*nextHop]struct{})
+	for p, d := range t.drafts {
+		ways := t.baseWays(d.row)
+		was, _ := t.base.Get(p)
+		if slices.Equal(ways, was) {
+			continue
+		}
+		if len(ways) > 0 {
+			t.base.Insert(p, ways)
+		} else {
+			t.base.Delete(p)
+		}
+		t.nextHops.within(p, func(h *nextHop) { affected[h] = struct{}{} })
+	}
+	for h := range affected {
+		if h.resolve(t) {
+			for p := range h.users.All() {
+				t.touch(p, now)
+			}
+		}
+	}
+}
+
+// limit admits BGP routes up to MaxRoutes. Routes that are in stay in; of those that wait the lowest prefix is next.
+func (t *Table) limit(order []netip.Prefix, now time.Time) []netip.Prefix {
+	most := t.rules.policy.MaxRoutes
+	for _, p := range order {
+		if d := t.drafts[p]; d.old != nil && d.old.Source == BGP {
+			t.admitted[FamilyOf(p)]--
+		}
+	}
+	for _, p := range order {
+		d, f := t.drafts[p], FamilyOf(p)
+		t.waiting[f].Delete(p)
+		switch {
+		case d.row.Source != BGP:
+		case most == 0 || d.old != nil && d.old.Source == BGP && t.admitted[f] < most:
+			t.admitted[f]++
+		default:
+			t.waiting[f].Insert(p)
+		}
+	}
+	for f := range t.waiting {
+		for t.waiting[f].Size() > 0 && t.admitted[f] < most {
+			p := lowest(&t.waiting[f])
+			t.waiting[f].Delete(p)
+			t.admitted[f]++
+			if t.drafts[p] == nil {
+				t.touch(p, now)
+				t.decide(t.drafts[p].row)
+				order = append(order, p)
+			}
+		}
+	}
+	for _, p := range order {
+		if t.waiting[FamilyOf(p)].Get(p) {
+			t.refuseByLimit(t.drafts[p].row)
+		}
+	}
+	slices.SortFunc(order, netip.Prefix.Compare)
+	return order
+}
+
+func lowest(set *bart.Lite) netip.Prefix {
+	for p := range set.AllSorted() {
+		return p
+	}
+	return netip.Prefix{}
+}
