@@ -1,0 +1,232 @@
+package config
+
+import (
+	"log/slog"
+	"net/netip"
+	"time"
+
+	"sitewire/bgp/policy"
+	"sitewire/gateway/wg"
+)
+
+// The tables below are the file format: reading, messages, the JSON Schema and the reference in
+// docs/configuration.md all come from them.
+
+// raw is the file as it was read, before names are resolved and defaults depend on each other.
+type raw struct {
+	Config
+	announce    []*rawAnnounce
+	peers       []entry[*rawPeer]
+	neighbours  []entry[*rawNeighbour]
+	policies    []entry[*rawPolicy]
+	prefixLists []entry[[]policy.PrefixRange]
+}
+
+type rawAnnounce struct {
+	Announcement
+	at *node
+}
+
+type rawPeer struct {
+	Peer
+	device  string
+	allowed rawAllowed
+	policy  string
+	bgp     rawSession
+}
+
+type rawAllowed struct {
+	mode     Mode
+	prefixes []located[netip.Prefix]
+}
+
+type rawNeighbour struct {
+	description           string
+	address, localAddress netip.Addr
+	policy                string
+	session               rawSession
+}
+
+// rawSession is what a peer's bgp block and a neighbour have in common.
+type rawSession struct {
+	asn, localASN                     uint32
+	shape                             string
+	families                          []string
+	extendedNextHop                   ExtendedNextHop
+	passive                           bool
+	port                              uint16
+	multihop                          uint8
+	password                          Password
+	holdTime, keepalive, connectRetry time.Duration
+	routeReflectorClient              bool
+}
+
+type rawPolicy struct {
+	policy.Policy
+	extends          string
+	imports, exports []*rawRule
+}
+
+type rawRule struct {
+	policy.Rule
+	action      policy.Action
+	prefixLists []located[string]
+}
+
+// Words of the file that have no type of their own.
+const (
+	shapeSingle = "single"
+	shapeSplit  = "split"
+
+	deviceOwn = "own"
+
+	modeExtended = Mode("extended")
+)
+
+func topObject() object[raw] {
+	return object[raw]{name: "the configuration", doc: "The whole file.", fields: []field[raw]{
+		key("site", nameKind("a name"), func(c *raw) *string { return &c.Site }, "", "Name of this site, for people: it is in the metrics, the logs and the status page.").must(),
+		key("asn", asnKind(), func(c *raw) *uint32 { return &c.ASN }, "", "AS number of this site. Needed as soon as a peer or neighbour has one."),
+		key("router_id", addrKind("an IPv4 address", is4), func(c *raw) *netip.Addr { return &c.RouterID }, "`routes.source_ipv4`, else the first usable address of the first announced IPv4 prefix", "BGP identifier. It must differ between all routers that share neighbours (RFC 6286)."),
+		key("announce", list(announceKind()), func(c *raw) *[]*rawAnnounce { return &c.announce }, "nothing", "Prefixes of this site: announced to the neighbours whose export policy lets them, and refused when they come in."),
+		section("log", logObject(), func(c *raw) *Log { return &c.Log }, "What is logged and how."),
+		key("state_dir", pathKind(), func(c *raw) *string { return &c.StateDir }, "/var/lib/sitewire", "Directory for state that survives a restart."),
+		key("socket", pathKind(), func(c *raw) *string { return &c.Socket }, "/run/sitewire/sitewire.sock", "Unix socket of the status API, which the command line talks to."),
+		section("metrics", metricsObject(), func(c *raw) *Metrics { return &c.Metrics }, "Prometheus."),
+		section("wireguard", wireguardObject(), func(c *raw) *WireGuard { return &c.WireGuard }, "What all tunnels have in common."),
+		section("bgp", bgpObject(), func(c *raw) *BGP { return &c.BGP }, "What all BGP sessions have in common."),
+		section("routes", routesObject(), func(c *raw) *Routes { return &c.Routes }, "How routes are written to the kernel."),
+		key("prefix_lists", named("prefix ranges", list(rangeKind())), func(c *raw) *[]entry[[]policy.PrefixRange] { return &c.prefixLists }, "none", "Named lists of prefix ranges, for the rules of policies."),
+		key("policies", named("policies", policyObject().kind(func() *rawPolicy { return &rawPolicy{} })), func(c *raw) *[]entry[*rawPolicy] { return &c.policies }, "none", "Policies beside the built-in ones (branch, dn42, full, hub, lan)."),
+		key("peers", named("peers", peerObject().kind(func() *rawPeer { return &rawPeer{} })), func(c *raw) *[]entry[*rawPeer] { return &c.peers }, "none", "Remote gateways, each behind a WireGuard tunnel."),
+		key("neighbours", named("neighbours", neighbourObject().kind(func() *rawNeighbour { return &rawNeighbour{} })), func(c *raw) *[]entry[*rawNeighbour] { return &c.neighbours }, "none", "BGP speakers that are not behind a tunnel: the site's own routers, route reflectors, collectors."),
+	}}
+}
+
+func pathKind() kind[string] {
+	return text("an absolute path", pattern(`^/`), func(s string) (string, error) {
+		if len(s) < 2 || s[0] != '/' || len(s) > 4096 {
+			return "", errWant
+		}
+		return s, nil
+	})
+}
+
+func logObject() object[Log] {
+	return object[Log]{name: "log", fields: []field[Log]{
+		key("level", levelKind(), func(l *Log) *slog.Level { return &l.Level }, "info", "Least important message to log."),
+		key("format", oneOf("text", "json"), func(l *Log) *string { return &l.Format }, "text", "Form of the lines."),
+	}}
+}
+
+func metricsObject() object[Metrics] {
+	listen := text("an address and port such as 127.0.0.1:9587, or off", schema{"anyOf": []any{schema{"enum": []any{"off", ""}}, pattern(`^.*:[0-9]{1,5}$`)}}, parseListen)
+	return object[Metrics]{name: "metrics", fields: []field[Metrics]{
+		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` serves it on the socket only."),
+	}}
+}
+
+func wireguardObject() object[WireGuard] {
+	return object[WireGuard]{name: "wireguard", fields: []field[WireGuard]{
+		key("backend", oneOf(BackendAuto, BackendKernel, BackendUserspace), func(w *WireGuard) *Backend { return &w.Backend }, "auto", "Which WireGuard to use; auto takes the kernel's where there is one."),
+		key("private_key", secretKeyKind("a private key"), func(w *WireGuard) *wg.Secret { return &w.PrivateKey }, "", "Private key of all devices; best as ${file:PATH} or ${cred:NAME}. Needed as soon as there is a peer."),
+		key("device", deviceKind(), func(w *WireGuard) *string { return &w.Device }, "none: a device for each peer", "Name of a device that peers share. With it peers are on that device unless they say `device: own`."),
+		key("listen_port", number[uint16]("a UDP port", 1, 65535), func(w *WireGuard) *uint16 { return &w.ListenPort }, "51820 with a shared device", "UDP port of the shared device. Without one it is the port of the only peer that does not give its own."),
+		key("fwmark", orZero("off", number[uint32]("a firewall mark", 0, 1<<32-1)), func(w *WireGuard) *uint32 { return &w.FirewallMark }, "0x5357", "Mark on encrypted packets. A rule sends them to the underlay, so that no learned route can lead a tunnel into a tunnel."),
+		key("mtu", mtuKind(), func(w *WireGuard) *int { return &w.MTU }, "auto", "MTU of the devices in bytes; auto follows the path to the endpoint."),
+	}}
+}
+
+// WireGuard's overhead is at most 80 bytes (IPv6), and IPv6 needs links of 1280 (RFC 8200 section 5).
+const (
+	minMTU = 1280
+	maxMTU = 65535 - 80
+)
+
+func mtuKind() kind[int] {
+	return orZero("auto", number[int]("bytes", minMTU, maxMTU))
+}
+
+// Limits of BGP timers. RFC 4271 section 4.2: a hold time is zero or at least three seconds; without one a dead
+// session is never noticed, so that zero is refused too.
+const (
+	minHold = 3 * time.Second
+	maxHold = 65535 * time.Second
+)
+
+func bgpObject() object[BGP] {
+	address := addrKind("an IP address", func(netip.Addr) bool { return true })
+	return object[BGP]{name: "bgp", fields: []field[BGP]{
+		key("port", orPort("off", number[int]("a TCP port", 1, 65535)), func(b *BGP) *int { return &b.Port }, "179", "TCP port to listen on; off does not listen."),
+		key("listen", list(address), func(b *BGP) *[]netip.Addr { return &b.Listen }, "every address", "Addresses to listen on."),
+		key("hold_time", seconds(minHold, maxHold), func(b *BGP) *time.Duration { return &b.HoldTime }, "90s", "Time without a message after which a session ends."),
+		key("keepalive", seconds(time.Second, maxHold/3), func(b *BGP) *time.Duration { return &b.Keepalive }, "a third of hold_time", "Time between keepalives."),
+		key("connect_retry", seconds(time.Second, time.Hour), func(b *BGP) *time.Duration { return &b.ConnectRetry }, "5s", "Time between attempts to connect."),
+		key("graceful_restart", boolKind(), func(b *BGP) *bool { return &b.GracefulRestart }, "true", "Offer graceful restart (RFC 4724), in both roles, to every neighbour."),
+		key("restart_time", seconds(time.Second, 4095*time.Second), func(b *BGP) *time.Duration { return &b.RestartTime }, "120s", "How long neighbours are asked to keep our routes while we restart."),
+		key("max_paths", number[int]("paths", 1, 64), func(b *BGP) *int { return &b.MaxPaths }, "1", "Most equal paths in one route."),
+	}}
+}
+
+// orPort lets a word stand for -1.
+func orPort(word string, k kind[int]) kind[int] {
+	k = orZero(word, k)
+	read := k.read
+	k.read = func(d *decoder, n *node) (int, bool) {
+		v, ok := read(d, n)
+		if v == 0 {
+			v = -1
+		}
+		return v, ok
+	}
+	return k
+}
+
+func routesObject() object[Routes] {
+	table := text("main, or the number of a routing table, 1 to 4294967295 but not 255 (local)", schema{"anyOf": []any{schema{"const": "main"}, integer(1, 1<<32-1)}}, func(s string) (uint32, error) {
+		if s == "main" {
+			return mainTable, nil
+		}
+		n, err := parseUint32(s)
+		if err != nil || n == 0 || n == 255 {
+			return 0, errWant
+		}
+		return n, nil
+	})
+	return object[Routes]{name: "routes", fields: []field[Routes]{
+		key("table", table, func(r *Routes) *uint32 { return &r.Table }, "main", "Routing table to write to."),
+		key("metric", number[uint32]("a route metric", 1, 1<<31), func(r *Routes) *uint32 { return &r.Metric }, "512", "Metric of the routes; lower wins."),
+		key("protocol", number[uint8]("a route protocol number", 5, 255), func(r *Routes) *uint8 { return &r.Protocol }, "83", "Protocol number that marks routes as ours (rt_protos). No other daemon may use it."),
+		key("source_ipv4", addrKind("an IPv4 address of this host", is4), func(r *Routes) *netip.Addr { return &r.SourceIPv4 }, "the kernel's choice", "Preferred source of IPv4 routes."),
+		key("source_ipv6", addrKind("an IPv6 address of this host", isGlobal6), func(r *Routes) *netip.Addr { return &r.SourceIPv6 }, "the kernel's choice", "Preferred source of IPv6 routes."),
+		key("unreachable", boolKind(), func(r *Routes) *bool { return &r.Unreachable }, "true", "Install unreachable routes for the announced prefixes, so that packets for absent parts do not loop."),
+		key("max_routes", orZero("off", number[int]("routes of a family", 1, 10_000_000)), func(r *Routes) *int { return &r.MaxRoutes }, "off", "Most routes to install in a family; further ones are kept and shown as refused."),
+		key("reconcile_every", seconds(time.Second, 24*time.Hour), func(r *Routes) *time.Duration { return &r.ReconcileEvery }, "1m", "Time between full comparisons with the kernel."),
+		key("sweep_after", seconds(time.Second, 24*time.Hour), func(r *Routes) *time.Duration { return &r.SweepAfter }, "2m", "How long routes of an earlier run stay while neighbours have not sent everything."),
+	}}
+}
+
+func announceObject() object[rawAnnounce] {
+	return object[rawAnnounce]{name: "an announcement", fields: []field[rawAnnounce]{
+		key("prefix", prefixKind(), func(a *rawAnnounce) *netip.Prefix { return &a.Prefix }, "", "The prefix.").must(),
+		key("communities", list(communityKind()), func(a *rawAnnounce) *[]string { return &a.Communities }, "none", "Communities to announce it with."),
+	}}
+}
+
+func announceKind() kind[*rawAnnounce] {
+	prefix, full := prefixKind(), announceObject()
+	return kind[*rawAnnounce]{
+		want:   prefix.want + ", or {prefix: …, communities: […]}",
+		schema: schema{"anyOf": []any{prefix.schema, full.schema()}},
+		read: func(d *decoder, n *node) (*rawAnnounce, bool) {
+			a := &rawAnnounce{at: n}
+			if n.form != mapping {
+				p, ok := prefix.read(d, n)
+				a.Prefix = p
+				return a, ok
+			}
+			full.into(d, n, a)
+			return a, d.usable(a, &a.Prefix, &a.Communities)
+		},
+	}
+}
