@@ -1,0 +1,229 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
+	"golang.org/x/sys/unix"
+)
+
+// RulesConfig says how marked packets are kept out of the tunnels; see the package comment.
+type RulesConfig struct {
+	// Mark that WireGuard's sockets put on encrypted packets; 0 is no guard.
+	Mark uint32
+	// Table with the learned routes; 0 and 254 are the main table.
+	Table uint32
+	// Priority of the first rule; the others follow at once. It must be before the main table's 32766.
+	Priority int
+}
+
+// ruleKey is what distinguishes the rules that we make.
+type ruleKey struct {
+	family, priority, table int
+	mark                    uint32
+	invert                  bool
+	prefixlen, ifgroup      int // suppressed; -1 is none
+}
+
+// rules lists the wanted rules of a family. A table of 0 stands for "unreachable".
+func (h *Host) rules(c RulesConfig, family int) []ruleKey {
+	none := ruleKey{family: family, prefixlen: -1, ifgroup: -1}
+	at := func(offset, table int) ruleKey {
+		k := none
+		k.priority, k.table = c.Priority+offset, table
+		return k
+	}
+	if c.Table == 0 || c.Table == unix.RT_TABLE_MAIN {
+		if c.Mark == 0 {
+			return nil
+		}
+		a, b, last := at(0, unix.RT_TABLE_MAIN), at(1, int(h.underlay)), at(2, 0)
+		a.mark, b.mark, last.mark = c.Mark, c.Mark, c.Mark
+		a.ifgroup = int(h.group)
+		return []ruleKey{a, b, last}
+	}
+	a, b := at(0, unix.RT_TABLE_MAIN), at(1, int(c.Table))
+	a.prefixlen = 0
+	b.mark, b.invert = c.Mark, c.Mark != 0
+	return []ruleKey{a, b}
+}
+
+func keyOf(r netlink.Rule) ruleKey {
+	return ruleKey{
+		family: r.Family, priority: r.Priority, table: r.Table, mark: r.Mark, invert: r.Invert,
+		prefixlen: r.SuppressPrefixlen, ifgroup: r.SuppressIfgroup,
+	}
+}
+
+func (h *Host) rule(k ruleKey) *netlink.Rule {
+	r := netlink.NewRule()
+	r.Family, r.Priority, r.Table, r.Mark, r.Invert = k.family, k.priority, k.table, k.mark, k.invert
+	r.SuppressPrefixlen, r.SuppressIfgroup, r.Protocol = k.prefixlen, k.ifgroup, h.protocol
+	if k.table == 0 {
+		r.Type = nl.FR_ACT_UNREACHABLE
+	}
+	return r
+}
+
+// SetRules puts the rules in place and removes other rules of ours. Call it now and then: it mends what somebody removed, and follows the
+// underlay's default routes.
+func (h *Host) SetRules(ctx context.Context, c RulesConfig) error {
+	if c.Priority <= 0 || c.Priority+2 >= 32766 {
+		return fmt.Errorf("policy rules: priority %d: want 1 to 32763", c.Priority)
+	}
+	if c.Table == h.underlay || c.Table == unix.RT_TABLE_LOCAL {
+		return fmt.Errorf("policy rules: table %d is not free for routes", c.Table)
+	}
+	if err := h.setRules(ctx, func(family int) []ruleKey { return h.rules(c, family) }); err != nil {
+		return fmt.Errorf("policy rules: %w", err)
+	}
+	return nil
+}
+
+func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) error {
+	nlh, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("open a netlink socket: %w", err)
+	}
+	defer nlh.Close()
+	for _, family := range families {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		want := wanted(family)
+		copies := slices.ContainsFunc(want, func(k ruleKey) bool { return k.table == int(h.underlay) })
+		// The copies come before the rules that lead to them, and go after them.
+		var err error
+		if copies {
+			err = h.copyDefaults(nlh, family, true)
+		}
+		if err == nil {
+			err = h.setFamilyRules(nlh, family, want)
+		}
+		if err == nil && !copies {
+			err = h.copyDefaults(nlh, family, false)
+		}
+		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
+			continue // a kernel without IPv6 needs no rules for it
+		}
+		if err != nil {
+			return explain(err)
+		}
+	}
+	return nil
+}
+
+func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) error {
+	all, err := nlh.RuleList(family)
+	if err != nil {
+		return fmt.Errorf("list: %w", err)
+	}
+	var have []ruleKey
+	for _, r := range all {
+		if r.Protocol == h.protocol {
+			r.Family = family
+			have = append(have, keyOf(r))
+		}
+	}
+	// Each rule limits what the ones after it do, so they come in order and go in reverse order: there is no moment in which marked packets
+	// are refused for no reason, or in which a learned route beats a connected network.
+	for _, k := range want {
+		if slices.Contains(have, k) {
+			continue
+		}
+		if err := nlh.RuleAdd(h.rule(k)); err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("add rule %d: %w", k.priority, err)
+		}
+	}
+	seen := map[ruleKey]bool{}
+	slices.SortFunc(have, func(a, b ruleKey) int { return b.priority - a.priority })
+	for _, k := range have {
+		if slices.Contains(want, k) && !seen[k] {
+			seen[k] = true
+			continue
+		}
+		if err := nlh.RuleDel(h.rule(k)); err != nil && !errors.Is(err, unix.ENOENT) {
+			return fmt.Errorf("remove rule %d: %w", k.priority, err)
+		}
+	}
+	return nil
+}
+
+// copyDefaults makes our routes of the underlay table the default routes of the main table that neither are ours nor lead into a
+// tunnel; none at all unless wanted.
+func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error {
+	var want []netlink.Route
+	if wanted {
+		tunnels, err := h.tunnels(nlh)
+		if err != nil {
+			return err
+		}
+		main, err := nlh.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil {
+			return fmt.Errorf("list default routes: %w", err)
+		}
+		for _, r := range main {
+			into := tunnels[r.LinkIndex] || slices.ContainsFunc(r.MultiPath, func(n *netlink.NexthopInfo) bool { return tunnels[n.LinkIndex] })
+			if r.Type == unix.RTN_UNICAST && uint8(r.Protocol) != h.protocol && !into {
+				want = append(want, netlink.Route{
+					Family: family, Dst: r.Dst, Table: int(h.underlay), Protocol: netlink.RouteProtocol(h.protocol), Priority: r.Priority, Scope: r.Scope,
+					LinkIndex: r.LinkIndex, Gw: r.Gw, Via: r.Via, Src: r.Src, MTU: r.MTU, MultiPath: r.MultiPath, Flags: r.Flags & unix.RTNH_F_ONLINK,
+				})
+			}
+		}
+	}
+	have, err := nlh.RouteListFiltered(family, &netlink.Route{Table: int(h.underlay), Protocol: netlink.RouteProtocol(h.protocol)}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return fmt.Errorf("list underlay routes: %w", err)
+	}
+	same := func(a, b netlink.Route) bool {
+		return a.Priority == b.Priority && a.LinkIndex == b.LinkIndex && a.Gw.Equal(b.Gw) && a.Src.Equal(b.Src) && a.MTU == b.MTU && len(a.MultiPath) == len(b.MultiPath)
+	}
+	for _, w := range want {
+		if slices.ContainsFunc(have, func(r netlink.Route) bool { return same(r, w) }) {
+			continue
+		}
+		// A default route whose device is just going down is no loss.
+		if err := nlh.RouteReplace(&w); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENETUNREACH) {
+			return fmt.Errorf("copy a default route: %w", err)
+		}
+	}
+	for _, r := range have {
+		// What has been replaced in place is at the same metric.
+		if slices.ContainsFunc(want, func(w netlink.Route) bool { return w.Priority == r.Priority }) {
+			continue
+		}
+		if err := nlh.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return fmt.Errorf("remove the copy of a default route: %w", err)
+		}
+	}
+	return nil
+}
+
+// tunnels are the devices in our group.
+func (h *Host) tunnels(nlh *netlink.Handle) (map[int]bool, error) {
+	links, err := nlh.LinkList()
+	if err != nil {
+		return nil, fmt.Errorf("list devices: %w", err)
+	}
+	out := map[int]bool{}
+	for _, l := range links {
+		if l.Attrs().Group == h.group {
+			out[l.Attrs().Index] = true
+		}
+	}
+	return out, nil
+}
+
+// Teardown removes our rules, the underlay table and the firewall table. Devices, and the addresses on them, go with whoever made them.
+func (h *Host) Teardown(ctx context.Context) error {
+	err := h.setRules(ctx, func(int) []ruleKey { return nil })
+	if err != nil {
+		err = fmt.Errorf("policy rules: %w", err)
+	}
+	return errors.Join(err, h.removeFirewall(ctx))
+}
