@@ -1,0 +1,322 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"text/template"
+	"time"
+
+	"sitewire/gateway/wg"
+	"sitewire/topologies/netns"
+)
+
+// demoLab is three sites around an internet. It is owned by the goroutine that runs the demo.
+type demoLab struct {
+	internet *netns.NS
+	sites    []*demoSite
+	links    []*demoLink
+	bin      string // directory of commands that is visible in all namespaces
+}
+
+// demoLink is the path through the internet between two sites: a network of its own, so that it can be cut alone.
+type demoLink struct {
+	name  string // of the switch
+	a, b  *demoSite
+	wan   netip.Prefix
+	ports [2]string // of the switch, towards a and b
+}
+
+// addr is the outer address of a site on this path.
+func (k *demoLink) addr(s *demoSite) netip.Addr { return hostOf(k.wan, byte(s.number)) }
+
+// other is the site at the other end.
+func (k *demoLink) other(s *demoSite) *demoSite {
+	if s == k.a {
+		return k.b
+	}
+	return k.a
+}
+
+// demoSite is a gateway, a host on its LAN, and the gateway's process.
+type demoSite struct {
+	name       string
+	number     int // 1, 2, 3: a part of all its addresses
+	asn        uint32
+	key        wg.Secret
+	lan4, lan6 netip.Prefix
+	announce6  netip.Prefix
+	gw, lan    *netns.NS
+	cmd        *exec.Cmd
+	log        *os.File
+	ended      chan error // closed when the process has ended, with its error before
+}
+
+// demoBasePort is the first WireGuard port: the tunnel to site n is at demoBasePort + n.
+const demoBasePort = 51820
+
+// hosts of a LAN: the gateway is 1, the one that pings is 10.
+func (s *demoSite) host4() netip.Addr { return hostOf(s.lan4, 10) }
+func (s *demoSite) host6() netip.Addr { return hostOf(s.lan6, 10) }
+
+// dir holds the site's files; its processes see it as /run/sitewire.
+func (s *demoSite) dir() string { return filepath.Join(s.gw.RunDir(), "sitewire") }
+
+func (s *demoSite) client() *client { return newClient(filepath.Join(s.dir(), "sitewire.sock")) }
+
+// hostOf returns the address of a network whose last byte is n.
+func hostOf(p netip.Prefix, n byte) netip.Addr {
+	b := p.Addr().AsSlice()
+	b[len(b)-1] = n
+	addr, _ := netip.AddrFromSlice(b)
+	return addr
+}
+
+// newDemoLab makes namespaces, cables and configurations. Everything goes away with this process.
+func newDemoLab() (*demoLab, error) {
+	l := &demoLab{}
+	var err error
+	if l.internet, err = netns.New("internet"); err != nil {
+		return nil, err
+	}
+	// dn42's ranges inside, documentation networks (RFC 5737) outside.
+	for i, name := range []string{"fra", "nyc", "sin"} {
+		n := i + 1
+		s := &demoSite{
+			name: name, number: n, asn: 4242420000 + uint32(n),
+			lan4:      netip.MustParsePrefix(fmt.Sprintf("172.20.%d.0/24", n)),
+			lan6:      netip.MustParsePrefix(fmt.Sprintf("fd42:%d::/64", n)),
+			announce6: netip.MustParsePrefix(fmt.Sprintf("fd42:%d::/48", n)),
+			ended:     make(chan error, 1),
+		}
+		if s.key, err = wg.NewPrivateKey(); err != nil {
+			return nil, err
+		}
+		if err := s.makeLAN(); err != nil {
+			return nil, err
+		}
+		l.sites = append(l.sites, s)
+	}
+	fra, nyc, sin := l.sites[0], l.sites[1], l.sites[2]
+	l.links = []*demoLink{
+		{name: "fra-nyc", a: fra, b: nyc, wan: netip.MustParsePrefix("192.0.2.0/24")},
+		{name: "nyc-sin", a: nyc, b: sin, wan: netip.MustParsePrefix("198.51.100.0/24")},
+		{name: "sin-fra", a: sin, b: fra, wan: netip.MustParsePrefix("203.0.113.0/24")},
+	}
+	for _, k := range l.links {
+		if err := k.wire(l.internet); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range l.sites {
+		if err := s.writeConfig(l.links); err != nil {
+			return nil, fmt.Errorf("configuration of %s: %w", s.name, err)
+		}
+	}
+	return l, l.makeCommands()
+}
+
+// makeLAN makes the site's namespaces and the cable between them.
+func (s *demoSite) makeLAN() (err error) {
+	if s.gw, err = netns.New(s.name); err != nil {
+		return err
+	}
+	if s.lan, err = netns.New(s.name + "-lan"); err != nil {
+		return err
+	}
+	if err := s.gw.Forward(); err != nil {
+		return err
+	}
+	gw4, gw6 := hostOf(s.lan4, 1), hostOf(s.lan6, 1)
+	if err := netns.Link(s.gw, "lan0", s.lan, "eth0", netns.LinkOpts{
+		AddrsA: []netip.Prefix{netip.PrefixFrom(gw4, 24), netip.PrefixFrom(gw6, 64)},
+		AddrsB: []netip.Prefix{netip.PrefixFrom(s.host4(), 24), netip.PrefixFrom(s.host6(), 64)},
+	}); err != nil {
+		return err
+	}
+	return errors.Join(
+		s.lan.Route(netip.MustParsePrefix("0.0.0.0/0"), gw4, "eth0"),
+		s.lan.Route(netip.MustParsePrefix("::/0"), gw6, "eth0"),
+	)
+}
+
+// wire makes the path's switch in the internet and plugs both sites in: fra's interface towards nyc is wan-nyc.
+func (k *demoLink) wire(internet *netns.NS) error {
+	if err := netns.Bridge(internet, k.name); err != nil {
+		return err
+	}
+	for i, s := range []*demoSite{k.a, k.b} {
+		dev := "wan-" + k.other(s).name
+		k.ports[i] = netns.PortName(s.gw, dev)
+		if err := netns.Attach(internet, k.name, s.gw, dev, netns.LinkOpts{
+			AddrsA: []netip.Prefix{netip.PrefixFrom(k.addr(s), k.wan.Bits())},
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// demoConfig is a site's file: what an operator would write by hand, but for the short timers.
+var demoConfig = template.Must(template.New("sitewire.yaml").Parse(`site: {{.Name}}
+asn: {{.ASN}}
+router_id: {{.RouterID}}
+announce: [{{.LAN4}}, {{.LAN6}}]
+wireguard:
+  private_key: ${file:/run/sitewire/private.key}
+  backend: userspace
+bgp:
+  hold_time: 3s        # the demo must not wait 90 s for a dead neighbour
+  keepalive: 1s
+  connect_retry: 1s
+routes:
+  source_ipv4: {{.Source4}}
+  source_ipv6: {{.Source6}}
+peers:{{range .Peers}}
+  {{.Name}}:
+    public_key: {{.PublicKey}}
+    endpoint: {{.Endpoint}}
+    listen_port: {{.ListenPort}}
+    keepalive: 5s
+    asn: {{.ASN}}
+    policy: dn42{{end}}
+`))
+
+func (s *demoSite) writeConfig(links []*demoLink) error {
+	type peerData struct {
+		Name, PublicKey, Endpoint string
+		ListenPort                int
+		ASN                       uint32
+	}
+	data := struct {
+		Name             string
+		ASN              uint32
+		RouterID         netip.Addr
+		LAN4, LAN6       netip.Prefix
+		Source4, Source6 netip.Addr
+		Peers            []peerData
+	}{s.name, s.asn, hostOf(s.lan4, 1), s.lan4, s.announce6, hostOf(s.lan4, 1), hostOf(s.lan6, 1), nil}
+	for _, k := range links {
+		if k.a == s || k.b == s {
+			o := k.other(s)
+			data.Peers = append(data.Peers, peerData{
+				o.name, o.key.Public().String(), fmt.Sprintf("%s:%d", k.addr(o), demoBasePort+s.number), demoBasePort + o.number, o.asn,
+			})
+		}
+	}
+	var b bytes.Buffer
+	if err := demoConfig.Execute(&b, data); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
+		return err
+	}
+	if err := writeSecret(filepath.Join(s.dir(), "private.key"), s.key); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.dir(), "sitewire.yaml"), b.Bytes(), 0o600)
+}
+
+// startGateways starts `sitewire run` at each site.
+func (l *demoLab) startGateways() error {
+	for _, s := range l.sites {
+		log, err := os.OpenFile(filepath.Join(s.dir(), "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		if err != nil {
+			return err
+		}
+		s.log = log
+		// The gateway outlives an interrupted tour: stop ends it.
+		s.cmd = s.gw.Command(context.Background(), filepath.Join(l.bin, "sitewire"), "run", "--config", "/run/sitewire/sitewire.yaml")
+		s.cmd.Stdout, s.cmd.Stderr = log, log
+		s.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=", socketEnv+"=")
+		if err := s.cmd.Start(); err != nil {
+			return fmt.Errorf("gateway of %s: %w", s.name, err)
+		}
+		go func() {
+			s.ended <- s.cmd.Wait()
+			close(s.ended)
+		}()
+	}
+	return nil
+}
+
+// dead names a gateway that has ended.
+func (l *demoLab) dead() error {
+	for _, s := range l.sites {
+		select {
+		case err, open := <-s.ended:
+			if open {
+				return fmt.Errorf("the gateway of %s ended: %v", s.name, err)
+			}
+			return fmt.Errorf("the gateway of %s has ended", s.name)
+		default:
+		}
+	}
+	return nil
+}
+
+// stop asks the gateways to end and waits a moment; what does not end is killed with the lab.
+func (l *demoLab) stop() {
+	patience := time.After(5 * time.Second)
+	for _, s := range l.sites {
+		if s.cmd != nil && s.cmd.Process != nil {
+			_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+		}
+	}
+	for _, s := range l.sites {
+		if s.cmd == nil || s.cmd.Process == nil {
+			continue
+		}
+		select {
+		case <-s.ended:
+		case <-patience:
+		}
+		s.log.Close()
+	}
+}
+
+// printLogs prints the last lines of each gateway's log.
+func (l *demoLab) printLogs(w io.Writer) {
+	const lines = 15
+	for _, s := range l.sites {
+		b, err := os.ReadFile(filepath.Join(s.dir(), "log"))
+		if err != nil {
+			continue
+		}
+		all := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
+		fmt.Fprintf(w, "--- last words of the gateway of %s ---\n%s\n", s.name, bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
+	}
+}
+
+// wait keeps the sites up until the context ends or a gateway does.
+func (l *demoLab) wait(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		if err := l.dead(); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// cut drops all packets of a path, silently: no link goes down and no ICMP error tells the ends.
+func (l *demoLab) cut(k *demoLink) error {
+	return errors.Join(l.internet.Cut(k.ports[0], netns.In), l.internet.Cut(k.ports[1], netns.In))
+}
+
+// heal mends what cut cut.
+func (l *demoLab) heal(k *demoLink) error {
+	return errors.Join(l.internet.Heal(k.ports[0]), l.internet.Heal(k.ports[1]))
+}

@@ -1,0 +1,193 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"sitewire/bgp"
+	"sitewire/gateway"
+	"sitewire/gateway/config"
+	"sitewire/gateway/host"
+	"sitewire/metrics"
+	"sitewire/routes/fib"
+)
+
+func newRun(a *app) *cobra.Command {
+	var path string
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the gateway",
+		Long: `Runs in the foreground and logs to stderr. SIGHUP reads the configuration again, SIGTERM ends it. It tells systemd when
+it is ready and how it is doing, and feeds systemd's watchdog only while the gateway's own loop turns.
+
+Exit codes: 0 stopped, 1 failed (worth a restart), 77 a privilege is missing, 78 the configuration has mistakes (a
+restart does not help).`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			load := func(path string) (*config.Config, error) { return config.Load(path, config.Options{}) }
+			cfg, err := load(path)
+			if err != nil {
+				return withCode(exitConfig, fmt.Errorf("%s is not valid:\n%w", path, err))
+			}
+			if err := privileged(cfg); err != nil {
+				return withCode(exitCapability, err)
+			}
+			if s := cmd.Flags().Lookup("socket"); s.Changed || a.env(socketEnv) != "" {
+				fmt.Fprintln(a.stderr, "sitewire: run listens on the socket that its configuration names;", "--socket and", socketEnv, "are for the other commands")
+			}
+			d := &process{cfg: cfg, load: load, started: time.Now()}
+			d.logs = metrics.NewLogCounter(newLogHandler(a.stderr, cfg.Log, os.Getenv("JOURNAL_STREAM") != ""))
+			d.log = slog.New(d.logs)
+			return d.run(cmd.Context())
+		},
+	}
+	cmd.Flags().StringVarP(&path, "config", "c", defaultConfig, "configuration file")
+	return cmd
+}
+
+// process wires the parts of a gateway together. It is owned by the goroutine that runs it.
+type process struct {
+	cfg     *config.Config
+	load    func(path string) (*config.Config, error)
+	logs    *metrics.LogCounter
+	log     *slog.Logger
+	started time.Time
+	fib     *fib.FIB
+	gateway *gateway.Gateway
+}
+
+// run makes the parts and keeps them until ctx ends, `sitewire stop` is called, or one of them breaks.
+func (d *process) run(ctx context.Context) error {
+	version := readBuild().versionText()
+	d.log.Info("sitewire starts", "version", version, "site", d.cfg.Site, "config", d.cfg.Path)
+	for _, w := range d.cfg.Warnings {
+		d.log.Warn("configuration", "warning", w.String())
+	}
+	d.limitMemory()
+	if d.cfg.WireGuard.Backend == config.BackendKernel {
+		return withCode(exitConfig, errNoKernelBackend) // before anything is touched
+	}
+	if err := notRunning(ctx, d.cfg.Socket); err != nil {
+		return err
+	}
+
+	d.fib = fib.New(fib.Options{
+		Table: int(d.cfg.Routes.Table), Metric: int(d.cfg.Routes.Metric), Protocol: d.cfg.Routes.Protocol,
+		Source4: d.cfg.Routes.SourceIPv4, Source6: d.cfg.Routes.SourceIPv6, Log: d.log.With("part", "fib"),
+	})
+	if err := d.fib.Open(ctx); err != nil {
+		return err
+	}
+	defer d.fib.Close()
+	d.gateway = gateway.New(gateway.Options{
+		Config:  d.cfg,
+		Load:    d.load,
+		Backend: newBackends(d.log),
+		Host:    host.New(host.Options{Log: d.log.With("part", "host")}),
+		FIB:     d.fib,
+		NewSpeaker: func(c bgp.Config, sink bgp.Sink) gateway.Speaker {
+			return bgp.New(bgp.Options{Config: c, Sink: sink, Log: d.log.With("part", "bgp")})
+		},
+		Resolver: resolve,
+		Log:      d.log,
+		Version:  version,
+	})
+
+	// The parts around the gateway outlive it: it needs the kernel's answers while it takes things down, and its status can be asked for.
+	// If one of them breaks, the gateway ends in good order.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	around, endAround := context.WithCancel(context.WithoutCancel(ctx))
+	defer endAround()
+	group, groupCtx := errgroup.WithContext(around)
+	stop := context.AfterFunc(groupCtx, cancel)
+	defer stop()
+	d.start(group, groupCtx)
+	err := d.gatewayRun(ctx, groupCtx)
+	tell(d.log, notifyStopping)
+	endAround()
+	if e := group.Wait(); !errors.Is(e, context.Canceled) {
+		err = errors.Join(err, e)
+	}
+	if err == nil {
+		d.log.Info("sitewire has stopped")
+	}
+	return err
+}
+
+// gatewayRun waits for the socket (see API.Run: it must be made before other files are) and runs the gateway.
+func (d *process) gatewayRun(ctx, around context.Context) error {
+	if err := awaitSocket(ctx, d.cfg.Socket); err != nil {
+		if ctx.Err() != nil || around.Err() != nil {
+			return nil // asked to stop, or the group's error says why
+		}
+		return err
+	}
+	return d.gateway.Run(ctx)
+}
+
+// start starts what is around the gateway.
+func (d *process) start(group *errgroup.Group, ctx context.Context) {
+	task := func(name string, run func(context.Context) error) {
+		group.Go(func() error {
+			if err := run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	api := &gateway.API{Gateway: d.gateway, Path: d.cfg.Socket, Log: d.log.With("part", "api")}
+	task(api.String(), api.Run)
+	task("fib", d.fib.Run)
+	task("systemd", func(ctx context.Context) error { return d.notify(ctx) })
+	task("signals", d.reloadOnSignal)
+	if d.cfg.Metrics.Listen != "" {
+		task("metrics", d.serveMetrics)
+	}
+}
+
+// notRunning refuses to start beside a gateway that uses the same socket, before anything is touched.
+func notRunning(ctx context.Context, socket string) error {
+	var dialer net.Dialer
+	c, err := dialer.DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil
+	}
+	c.Close()
+	return fmt.Errorf("socket %s: %w", socket, gateway.ErrRunning)
+}
+
+// awaitSocket waits until our own API listens.
+func awaitSocket(ctx context.Context, socket string) error {
+	const limit, every = 10 * time.Second, 5 * time.Millisecond
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for notRunning(ctx, socket) == nil {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the API did not listen on %s: %w", socket, ctx.Err())
+		case <-tick.C:
+		}
+	}
+	return nil
+}
+
+// resolve looks a host name up. The Go resolver honours the context; libc's would block a thread.
+func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	const patience = 5 * time.Second
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	r := net.Resolver{PreferGo: true}
+	return r.LookupNetIP(ctx, "ip", name)
+}
