@@ -15,7 +15,7 @@ import (
 // All of it is pure: the gateway's loop computes it again whenever something changed, and the parts find the
 // differences.
 
-// ruleGap is the distance of our policy rule from the kernel's own rule for the main table (32766).
+// rulePriority is where our policy rules begin: before the kernel's own rule for the main table (32766).
 const rulePriority = 20763
 
 // deviceSpecs lists the devices with their peers, sorted by name.
@@ -116,16 +116,27 @@ func routesPolicy(c *config.Config) routes.Policy {
 		}
 		p.Peers = append(p.Peers, peer)
 		for _, s := range cp.Sessions {
-			p.Neighbours = append(p.Neighbours, routes.Neighbour{Name: s.Name, Peer: cp.Name})
+			p.Neighbours = append(p.Neighbours, routes.Neighbour{Name: s.Name, Peer: cp.Name, Families: families(s)})
 		}
 	}
 	for _, n := range c.Neighbours {
 		p.Neighbours = append(p.Neighbours, routes.Neighbour{
 			Name:      n.Name,
+			Families:  families(n.Session),
 			Recursive: n.Session.Multihop > 0 || n.Session.ASN == c.ASN,
 		})
 	}
 	return p
+}
+
+func families(s *config.Session) (out []routes.Family) {
+	if s.IPv4 {
+		out = append(out, routes.IPv4)
+	}
+	if s.IPv6 {
+		out = append(out, routes.IPv6)
+	}
+	return out
 }
 
 // speakerConfig is what the speaker is told, with tunnels as they are now: prefixes of peers without BGP are

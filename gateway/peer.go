@@ -179,18 +179,12 @@ func (t *tunnels) resolvePeer(ctx context.Context, d *device, p *peer) {
 	p.resolving = true
 	p.resolutions++
 	go func() { // one look-up in flight for a peer; a slow name holds up nobody else
-		ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+		asking, cancel := context.WithTimeout(ctx, resolveTimeout)
 		defer cancel()
-		r.addrs, r.err = lookup(ctx, t.resolve, r.endpoints)
+		r.addrs, r.err = lookup(asking, t.resolve, r.endpoints)
 		select {
 		case t.resolved <- r:
-		case <-context.WithoutCancel(ctx).Done():
 		case <-ctx.Done():
-			// The goroutine that receives may be busy for longer than the look-up's own time: only the daemon's end counts.
-			select {
-			case t.resolved <- r:
-			case <-time.After(resolveTimeout):
-			}
 		}
 	}()
 }

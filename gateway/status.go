@@ -5,7 +5,6 @@ import (
 	"time"
 
 	"sitewire/bgp"
-	"sitewire/bgp/policy"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
@@ -17,17 +16,17 @@ const APIVersion = "v1"
 type Status struct {
 	APIVersion string `json:"api_version"`
 	// Health is "ok" or "degraded"; Problems say why, worst first.
-	Health   string    `json:"health"`
-	Problems []Problem `json:"problems"`
-	Site     string    `json:"site"`
-	Version  string    `json:"version"`
-	ASN      uint32    `json:"asn,omitempty"`
-	RouterID string    `json:"router_id,omitempty"`
-	Started  time.Time `json:"started"`
-	Now      time.Time `json:"now"`
+	Health   string     `json:"health"`
+	Problems []Problem  `json:"problems"`
+	Site     string     `json:"site"`
+	Version  string     `json:"version"`
+	ASN      uint32     `json:"asn,omitempty"`
+	RouterID string     `json:"router_id,omitempty"`
+	Started  time.Time  `json:"started"`
+	Now      time.Time  `json:"now"`
 	Config   ConfigInfo `json:"config"`
-	Tunnels  Tally `json:"tunnels"`
-	Sessions Tally `json:"sessions"`
+	Tunnels  Tally      `json:"tunnels"`
+	Sessions Tally      `json:"sessions"`
 	// Routes programmed, by family ("ipv4", "ipv6"), and changes decided but not acknowledged yet.
 	Routes  map[string]int `json:"routes"`
 	Pending int            `json:"pending_changes"`
@@ -131,8 +130,6 @@ type Explanation struct {
 	From []routes.AllowedIP `json:"accepted_from"`
 	// Tunnels are those that the matches name.
 	Tunnels []wg.Tunnel `json:"tunnels,omitempty"`
-	// Verdicts of import policy, by neighbour, for each path of the matches.
-	Verdicts map[string]policy.Verdict `json:"verdicts,omitempty"`
 	// Own is the announced prefix of this site that contains the address, if any.
 	Own netip.Prefix `json:"own,omitzero"`
 }

@@ -254,7 +254,12 @@ func (t *tunnels) setLink(ctx context.Context, d *device) error {
 		return nil // the retry does it
 	}
 	d.mtu = t.mtu(ctx, d)
-	return t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
+	err := t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
+	if e, ok := errors.AsType[*host.SettingError](err); ok {
+		t.log.Warn("a setting of the device is not as it should be", "device", d.spec.Name, "error", e)
+		return nil
+	}
+	return err
 }
 
 func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
@@ -272,6 +277,7 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
 		p.spec = s
 	} else if ok {
 		delta.RemovePeers = []wg.PublicKey{p.spec.PublicKey}
+		t.alive(s.Name, false) // what was known is of another key
 	}
 	if d.dev != nil {
 		if err := d.dev.Apply(ctx, delta); err != nil {
@@ -281,7 +287,6 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
 	d.peers[s.Name] = fresh
 	if !ok {
 		t.log.Info("peer added", "peer", s.Name, "device", d.spec.Name)
-		t.alive(s.Name, false)
 	}
 	t.resolvePeer(ctx, d, fresh)
 	return nil

@@ -1,0 +1,47 @@
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+
+	"sitewire/topologies/netns"
+)
+
+// binary is the program under test, built once. It has the race detector if the tests have it.
+var binary string
+
+func TestMain(m *testing.M) {
+	if err := netns.Enter(); err != nil {
+		if _, ok := errors.AsType[*netns.Unavailable](err); !ok {
+			fmt.Fprintln(os.Stderr, "e2e:", err)
+			os.Exit(1)
+		}
+		os.Exit(m.Run()) // every test says why it skips
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "sitewire-e2e-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	binary = filepath.Join(dir, "sitewire")
+	args := []string{"build", "-o", binary}
+	if raceEnabled {
+		args = append(args, "-race")
+	}
+	cmd := exec.Command("go", append(args, "sitewire/cmd/sitewire")...)
+	cmd.Env = append(os.Environ(), "GOPROXY=off") // the lab has no way out
+	if out, err := cmd.CombinedOutput(); err != nil {
+		fmt.Fprintf(os.Stderr, "e2e: build: %v\n%s", err, out)
+		return 1
+	}
+	return m.Run()
+}

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// mayImport is the table of who may import whom within the module. Packages that are missing may import nothing of it.
+// "*" is everything.
+var mayImport = map[string][]string{
+	"cmd/sitewire":            {"*"},
+	"cmd/sitewire/e2e":        {"*"},
+	"gateway":                 {"gateway/config", "gateway/host", "gateway/wg", "bgp", "bgp/policy", "routes"},
+	"gateway/config":          {"gateway/wg", "bgp/policy"},
+	"gateway/wg/kernel":       {"gateway/wg"},
+	"gateway/wg/user":         {"gateway/wg"},
+	"gateway/wg/wgtest":       {"gateway/wg"},
+	"bgp":                     {"routes", "bgp/policy"},
+	"bgp/bgptest":             {},
+	"routes/fib":              {"routes"},
+	"routes/routestest":       {"routes"},
+	"metrics":                 {"gateway/wg", "bgp", "routes"},
+	"topologies":              {"gateway/config"},
+	"topologies/netns/nstest": {"topologies/netns"},
+	"topologies/netns/peers":  {"topologies/netns"},
+}
+
+// onlyImporter says which packages alone may import a foreign module, tests included where the table says so.
+var onlyImporter = map[string][]string{
+	"github.com/osrg/gobgp/":               {"bgp", "bgp/bgptest"},
+	"github.com/prometheus/client_golang/": {"metrics"},
+	"golang.zx2c4.com/wireguard/":          {"gateway/wg/user"},
+	"github.com/vishvananda/":              {"gateway/host", "gateway/wg/user", "gateway/wg/kernel", "routes/fib", "topologies/netns", "topologies/netns/nstest", "topologies/netns/peers"},
+	"github.com/google/nftables":           {"gateway/host", "topologies/netns"},
+}
+
+type listed struct {
+	ImportPath string
+	Imports    []string
+}
+
+// TestImportTable holds the architecture: data goes one way, drivers stay at the edge.
+func TestImportTable(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Imports", "sitewire/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p listed
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		seen++
+		name := strings.TrimPrefix(p.ImportPath, "sitewire/")
+		allowed := mayImport[name]
+		for _, imp := range p.Imports {
+			if own, ok := strings.CutPrefix(imp, "sitewire/"); ok && !slices.Contains(allowed, own) && !slices.Contains(allowed, "*") {
+				t.Errorf("%s imports %s, which the table does not allow", name, own)
+			}
+			for module, who := range onlyImporter {
+				if strings.HasPrefix(imp+"/", module) || strings.HasPrefix(imp, module) {
+					if !slices.Contains(who, name) {
+						t.Errorf("%s imports %s: only %v may", name, imp, who)
+					}
+				}
+			}
+		}
+	}
+	if seen < 15 {
+		t.Fatalf("go list named only %d packages", seen)
+	}
+	for _, name := range []string{"gateway/wg", "bgp/policy", "routes"} {
+		if len(mayImport[name]) > 0 {
+			t.Errorf("%s must stay free of the other packages", name)
+		}
+	}
+}

@@ -1,0 +1,425 @@
+// Package gateway is the daemon: it turns a configuration into tunnels, BGP sessions and routes, and keeps them so.
+//
+// Job: life-cycle of the parts, Apply of a configuration, the status API.
+// Owner: the Gateway's Run goroutine owns which configuration is in force; tunnels own devices; the syncer owns routes.
+// Inputs: *config.Config; wake-ups of the parts.
+// Outputs: status, explanations; everything else happens through the parts.
+// Invariants: a configuration is validated before anything of it is applied; what did not change is not touched; new
+// is made before old is removed; netlink, GoBGP and Prometheus stay behind interfaces.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"sitewire/bgp"
+	"sitewire/gateway/config"
+	"sitewire/gateway/host"
+	"sitewire/gateway/wg"
+	"sitewire/routes"
+)
+
+// Host is what the gateway asks of the machine besides devices and routes.
+type Host interface {
+	SetLink(context.Context, host.LinkConfig) error
+	SetRules(context.Context, host.RulesConfig) error
+	SetFirewall(context.Context, host.FirewallConfig) error
+	PathMTU(ctx context.Context, endpoint netip.Addr, mark uint32) (int, error)
+	Teardown(context.Context) error
+}
+
+// Speaker is the BGP speaker.
+type Speaker interface {
+	Run(context.Context) error
+	Set(context.Context, bgp.Config) error
+	SetLiveness(neighbour string, alive bool)
+	Snapshot() *bgp.Snapshot
+	Changed() <-chan struct{}
+}
+
+// Options of a Gateway. All are needed unless said otherwise.
+type Options struct {
+	Config *config.Config
+	// Load reads the configuration again, for a reload; with a path it reads that file, for a diff.
+	Load func(path string) (*config.Config, error)
+	// Backend returns the backend for a configured name, or says why it cannot be had.
+	Backend    func(name string) (Backend, error)
+	Host       Host
+	FIB        routes.FIB
+	NewSpeaker func(bgp.Config, bgp.Sink) Speaker
+	Resolver   Resolver
+	Log        *slog.Logger
+	Version    string
+	// Poll is the period of reading the devices' statistics; 0 means one second.
+	Poll time.Duration
+	// Feed is made by New if nil.
+	Feed *routes.Feed
+}
+
+// Gateway is one running daemon.
+type Gateway struct {
+	o       Options
+	log     *slog.Logger
+	tunnels *tunnels
+	feed    *routes.Feed
+	syncer  *routes.Syncer
+	speaker Speaker
+	ready   chan struct{}
+	applies chan applyRequest
+	started time.Time
+
+	// Owned by Run.
+	alive     map[string]bool // by peer, as the speaker was told
+	lastSpeak bgp.Config
+	spoken    bool
+
+	current  atomic.Pointer[inForce]
+	reloads  reloadCounters
+	teardown atomic.Bool
+	beat     atomic.Int64 // Unix nanoseconds of the loop's last turn
+	stopping chan struct{}
+	stopOnce sync.Once
+}
+
+// inForce is a configuration and when it came to be. Immutable.
+type inForce struct {
+	cfg  *config.Config
+	info ConfigInfo
+}
+
+type applyRequest struct {
+	ctx     context.Context
+	cfg     *config.Config
+	trigger string
+	reply   chan error
+}
+
+// New makes a Gateway that has not touched anything yet.
+func New(o Options) *Gateway {
+	if o.Feed == nil {
+		o.Feed = routes.NewFeed()
+	}
+	if o.Poll == 0 {
+		o.Poll = time.Second
+	}
+	g := &Gateway{
+		o:       o,
+		log:     o.Log,
+		tunnels: newTunnels(o),
+		feed:    o.Feed,
+		ready:   make(chan struct{}),
+		applies: make(chan applyRequest),
+		started: time.Now(),
+		alive:   map[string]bool{},
+
+		stopping: make(chan struct{}),
+	}
+	g.syncer = routes.New(routes.Options{FIB: o.FIB, Tunnels: g.tunnels, Feed: g.feed, Log: o.Log})
+	g.speaker = o.NewSpeaker(speakerConfig(o.Config, nil), g.feed)
+	g.current.Store(&inForce{cfg: o.Config, info: ConfigInfo{
+		Path: o.Config.Path, Hash: hash(o.Config), Generation: 1, Applied: time.Now(),
+	}})
+	return g
+}
+
+func (g *Gateway) String() string { return "gateway" }
+
+// Ready is closed once the first configuration is in place.
+func (g *Gateway) Ready() <-chan struct{} { return g.ready }
+
+// Config in force.
+func (g *Gateway) Config() *config.Config { return g.current.Load().cfg }
+
+// Tunnels, Sessions and Routing return the newest snapshots, for metrics.
+func (g *Gateway) Tunnels() []wg.Tunnel      { return *g.tunnels.snapshot.Load() }
+func (g *Gateway) Sessions() *bgp.Snapshot   { return g.speaker.Snapshot() }
+func (g *Gateway) Routing() *routes.Status   { return g.syncer.Snapshot() }
+func (g *Gateway) Heartbeat() time.Time      { return time.Unix(0, g.beat.Load()) }
+func (g *Gateway) ConfigInfo() ConfigInfo    { return g.current.Load().info }
+func (g *Gateway) ReloadCounts() ReloadCount { return g.reloads.load() }
+
+// Stop ends Run. With teardown everything that the gateway made in the system is removed; without, whatever can go on
+// without this process (kernel devices, their routes) does.
+func (g *Gateway) Stop(teardown bool) {
+	g.stopOnce.Do(func() {
+		g.teardown.Store(teardown)
+		close(g.stopping)
+	})
+}
+
+// Run brings the configuration up and keeps it until ctx ends or Stop is called. An error means that the gateway could
+// not start or that a part of it broke; a clean stop returns nil.
+func (g *Gateway) Run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-g.stopping:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+
+	// The parts end after the speaker: sessions go first, then routes and tunnels.
+	parts, endParts := context.WithCancel(context.WithoutCancel(ctx))
+	defer endParts()
+	group, groupCtx := errgroup.WithContext(parts)
+	group.Go(func() error { return named(g.tunnels, g.tunnels.Run(groupCtx)) })
+	group.Go(func() error { return named(g.syncer, g.syncer.Run(groupCtx)) })
+
+	err := g.start(ctx)
+	if err == nil {
+		err = g.serve(ctx, groupCtx)
+	}
+	if err != nil || g.teardown.Load() {
+		err = errors.Join(err, g.removeAll())
+	}
+	endParts()
+	if e := group.Wait(); !errors.Is(e, context.Canceled) {
+		err = errors.Join(err, e)
+	}
+	g.tunnels.Close(err != nil || g.teardown.Load())
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+func named(task fmt.Stringer, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) {
+		return err
+	}
+	return fmt.Errorf("%s: %w", task, err)
+}
+
+// start makes everything but the sessions.
+func (g *Gateway) start(ctx context.Context) error {
+	cfg := g.Config()
+	if err := g.o.Host.SetRules(ctx, rulesConfig(cfg)); err != nil {
+		return fmt.Errorf("policy rules: %w", err)
+	}
+	g.setFirewall(ctx, cfg)
+	if err := g.tunnels.Add(ctx, deviceSpecs(cfg)); err != nil {
+		return err
+	}
+	return g.syncer.SetPolicy(ctx, routesPolicy(cfg))
+}
+
+// setFirewall guards and clamps. A kernel without nftables loses both and keeps the rest.
+func (g *Gateway) setFirewall(ctx context.Context, cfg *config.Config) {
+	if err := g.o.Host.SetFirewall(ctx, firewallConfig(cfg)); err != nil {
+		g.log.Warn("no firewall: the BGP port is not guarded and TCP segments are not clamped", "error", err)
+	}
+}
+
+// serve is the gateway's loop.
+func (g *Gateway) serve(ctx, parts context.Context) error {
+	speaking, hush := context.WithCancel(context.WithoutCancel(ctx))
+	defer hush()
+	spoke := make(chan error, 1)
+	go func() { spoke <- g.speaker.Run(speaking) }()
+	defer func() { hush(); <-spoke }()
+
+	close(g.ready)
+	care := time.NewTicker(5 * time.Second)
+	defer care.Stop()
+	for {
+		g.beat.Store(time.Now().UnixNano())
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-parts.Done():
+			return nil // the group's error says why
+		case err := <-spoke:
+			spoke <- err
+			return fmt.Errorf("bgp: %w", err)
+		case r := <-g.applies:
+			r.reply <- g.apply(r.ctx, r.cfg)
+		case <-g.tunnels.changed:
+			g.follow(ctx)
+		case <-care.C:
+			g.follow(ctx)
+			cfg := g.Config()
+			if err := g.o.Host.SetRules(ctx, rulesConfig(cfg)); err != nil {
+				g.log.Warn("policy rules not in place", "error", err)
+			}
+		}
+	}
+}
+
+// follow tells the speaker what the tunnels are like now: who is alive, which endpoints no prefix may cover, and
+// which prefixes of peers without BGP can be announced.
+func (g *Gateway) follow(ctx context.Context) {
+	cfg, ts := g.Config(), g.Tunnels()
+	want := speakerConfig(cfg, ts)
+	if !g.spoken || !sameSpeech(want, g.lastSpeak) {
+		if err := g.speaker.Set(ctx, want); err != nil {
+			g.log.Warn("BGP does not follow the tunnels", "error", err)
+			return // the next turn tries again
+		}
+		g.lastSpeak, g.spoken = want, true
+	}
+	alive := map[string]bool{}
+	for _, t := range ts {
+		// A tunnel without keepalive may need the session's own packets to come back.
+		alive[t.Peer] = t.State != wg.TunnelDown || t.PersistentKeepalive == 0
+	}
+	for _, n := range want.Neighbours {
+		if n.Peer == "" {
+			continue
+		}
+		if was, told := g.alive[n.Name]; (!told && !alive[n.Peer]) || (told && was != alive[n.Peer]) {
+			g.speaker.SetLiveness(n.Name, alive[n.Peer])
+		}
+	}
+	clear(g.alive)
+	for _, n := range want.Neighbours {
+		if n.Peer != "" {
+			g.alive[n.Name] = alive[n.Peer]
+		}
+	}
+}
+
+// sameSpeech compares what changes with the tunnels; the rest changes only by Apply.
+func sameSpeech(a, b bgp.Config) bool {
+	return slices.Equal(a.Endpoints, b.Endpoints) && slices.EqualFunc(a.Announce, b.Announce, func(x, y bgp.Announcement) bool {
+		return x.Prefix == y.Prefix && slices.Equal(x.Communities, y.Communities)
+	})
+}
+
+// Apply puts a configuration in force. What did not change is not touched; on error the old one stays in force.
+func (g *Gateway) Apply(ctx context.Context, cfg *config.Config, trigger string) error {
+	r := applyRequest{ctx: ctx, cfg: cfg, trigger: trigger, reply: make(chan error, 1)}
+	select {
+	case g.applies <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-r.reply:
+		g.reloads.count(trigger, err == nil)
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Reload loads the file again and applies it. It returns what changed.
+func (g *Gateway) Reload(ctx context.Context, trigger string) ([]string, error) {
+	old := g.Config()
+	cfg, err := g.o.Load(old.Path)
+	if err != nil {
+		g.reloads.count(trigger, false)
+		g.refused(err)
+		return nil, err
+	}
+	changes := changeLines(old, cfg)
+	if err := g.Apply(ctx, cfg, trigger); err != nil {
+		g.refused(err)
+		return nil, err
+	}
+	return changes, nil
+}
+
+// refused notes why a configuration was not taken.
+func (g *Gateway) refused(err error) {
+	g.log.Error("configuration refused, the old one stays in force", "error", err)
+	for {
+		old := g.current.Load()
+		now := *old
+		now.info.LastError = err.Error()
+		if g.current.CompareAndSwap(old, &now) {
+			return
+		}
+	}
+}
+
+// apply runs on the gateway's goroutine: new before old, and back to the old where new fails.
+func (g *Gateway) apply(ctx context.Context, cfg *config.Config) error {
+	old := g.current.Load()
+	if bad := restartRequired(old.cfg, cfg); len(bad) > 0 {
+		return fmt.Errorf("%s cannot change while running: restart sitewire to apply it", strings.Join(bad, ", "))
+	}
+	undo := func(err error) error {
+		ctx := context.WithoutCancel(ctx)
+		return errors.Join(err, g.applyParts(ctx, old.cfg), g.tunnels.Prune(ctx, deviceSpecs(old.cfg)))
+	}
+	if err := g.applyParts(ctx, cfg); err != nil {
+		return undo(err)
+	}
+	if err := g.tunnels.Prune(ctx, deviceSpecs(cfg)); err != nil {
+		return undo(err)
+	}
+	info := ConfigInfo{Path: cfg.Path, Hash: hash(cfg), Generation: old.info.Generation + 1, Applied: time.Now()}
+	g.current.Store(&inForce{cfg: cfg, info: info})
+	g.log.Info("configuration applied", "generation", info.Generation, "hash", info.Hash)
+	return nil
+}
+
+// applyParts adds before it removes: devices and peers, then sessions, then routes and allowed-IPs. Devices and peers
+// that are to go are still there when it returns.
+func (g *Gateway) applyParts(ctx context.Context, cfg *config.Config) error {
+	if err := g.o.Host.SetRules(ctx, rulesConfig(cfg)); err != nil {
+		return fmt.Errorf("policy rules: %w", err)
+	}
+	g.setFirewall(ctx, cfg)
+	if err := g.tunnels.Add(ctx, deviceSpecs(cfg)); err != nil {
+		return err
+	}
+	want := speakerConfig(cfg, g.Tunnels())
+	if err := g.speaker.Set(ctx, want); err != nil {
+		return fmt.Errorf("bgp: %w", err)
+	}
+	g.lastSpeak, g.spoken = want, true
+	if err := g.syncer.SetPolicy(ctx, routesPolicy(cfg)); err != nil {
+		return fmt.Errorf("routes: %w", err)
+	}
+	return nil
+}
+
+// removeAll takes everything out of the system again.
+func (g *Gateway) removeAll() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	return errors.Join(g.syncer.Teardown(ctx), g.o.Host.Teardown(ctx))
+}
+
+// restartRequired names what differs and is fixed for the life of the process.
+func restartRequired(old, cfg *config.Config) (out []string) {
+	if old.ASN != cfg.ASN {
+		out = append(out, "asn")
+	}
+	if old.RouterID != cfg.RouterID {
+		out = append(out, "router_id")
+	}
+	if old.BGP.Port != cfg.BGP.Port || !slices.Equal(old.BGP.Listen, cfg.BGP.Listen) {
+		out = append(out, "bgp.port and bgp.listen")
+	}
+	if old.BGP.MaxPaths != cfg.BGP.MaxPaths {
+		out = append(out, "bgp.max_paths")
+	}
+	r, n := old.Routes, cfg.Routes
+	if r.Table != n.Table || r.Metric != n.Metric || r.Protocol != n.Protocol || r.SourceIPv4 != n.SourceIPv4 || r.SourceIPv6 != n.SourceIPv6 {
+		out = append(out, "routes.table, metric, protocol and source")
+	}
+	if old.Socket != cfg.Socket {
+		out = append(out, "socket")
+	}
+	if old.Metrics.Listen != cfg.Metrics.Listen {
+		out = append(out, "metrics.listen")
+	}
+	if old.WireGuard.Backend != cfg.WireGuard.Backend {
+		out = append(out, "wireguard.backend")
+	}
+	return out
+}
