@@ -98,6 +98,7 @@ func (c *Config) settings() []setting {
 		add("listen_port", p.ListenPort)
 		add("mtu", p.MTU)
 		add("keepalive", p.Keepalive)
+		add("dead_after", p.DeadAfter)
 		t := p.Tunnel
 		add("tunnel.local", t.Local)
 		add("tunnel.remote", t.Remote)

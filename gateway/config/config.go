@@ -157,6 +157,9 @@ type Peer struct {
 	MTU int
 	// Keepalive is WireGuard's persistent keepalive; 0 is off.
 	Keepalive time.Duration
+	// DeadAfter is how long a tunnel may be silent before it counts as dead; WireGuard's own limit is 180 s
+	// (wg.RejectAfterTime). Less needs keepalives from the other end.
+	DeadAfter time.Duration
 	Tunnel    Tunnel
 	// Mode of the allowed-IPs; Prefixes are those of mode List.
 	Mode     Mode

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"sitewire/bgp/policy"
+	"sitewire/gateway/wg"
 )
 
 // resolvePeer finishes a peer: its device, addresses, allowed-IPs, policy and sessions.
@@ -16,6 +17,9 @@ func (r *raw) resolvePeer(d *decoder, e entry[*rawPeer]) {
 	r.peerDevice(d, e.v)
 	if !d.given(&p.Keepalive) {
 		p.Keepalive = defaultKeepalive
+	}
+	if p.DeadAfter == 0 {
+		p.DeadAfter = wg.RejectAfterTime
 	}
 	r.peerAllowed(d, e)
 	r.peerTunnel(d, e.v)
