@@ -39,8 +39,9 @@ type Bind struct {
 	epoch  atomic.Uint64
 	tooBig limiter
 	badRx  limiter
-	// listen is the function of that name, unless a test stands in for a kernel without one of the families.
+	// The functions of these names, unless a test stands in for a kernel that refuses something.
 	listen func(v6 bool, port uint16, device string) (*socket, error)
+	write  func(s *socket, b *batch, n int) (sent int, err error)
 
 	mu     sync.RWMutex // guards what follows; not held while sending or receiving
 	v4, v6 *socket
@@ -55,7 +56,7 @@ func NewBind(o BindOptions) *Bind {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Bind{log: o.Logger, ns: o.Namespace, device: o.Interface, listen: listen}
+	return &Bind{log: o.Logger, ns: o.Namespace, device: o.Interface, listen: listen, write: (*socket).write}
 }
 
 // BatchSize implements conn.Bind.

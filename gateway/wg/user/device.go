@@ -233,6 +233,9 @@ func (d *Device) set(text, what string) error {
 	if err == nil {
 		return nil
 	}
+	if closed := d.usable(context.Background()); closed != nil {
+		return closed
+	}
 	if ipc, ok := errors.AsType[*device.IPCError](err); ok {
 		return fmt.Errorf("device %s: %s: %w", d.name, what, ipcErrno(ipc))
 	}

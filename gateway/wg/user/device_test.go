@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -433,6 +434,51 @@ func TestSecretsStayInside(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A tunnel MTU that the underlay cannot carry costs speed, not connections.
+func TestTunnelMTUBeyondUnderlay(t *testing.T) {
+	p := newPair(t, Options{})
+	p.connect(t, "192.0.2.1", "192.0.2.2")
+	for _, ns := range []*netns.NS{p.a, p.b} {
+		must(t, ns.MTU("wg0", 1500))
+	}
+	p.reach(t, p.a, "10.0.0.2")
+	if got, want := p.tcp(t, "10.0.0.2", 1<<20), int64(1<<20); got != want {
+		t.Errorf("TCP carried %d of %d bytes", got, want)
+	}
+}
+
+// Everything may be called at any time, from any goroutine, until and after the device is closed.
+func TestConcurrentUse(t *testing.T) {
+	noLeak(t)
+	d := newDevice("wg0", tuntest.NewChannelTUN().TUN(), NewBind(BindOptions{}), slog.New(slog.DiscardHandler))
+	must(t, d.start(config("wg0", "self")))
+	must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("a"), wgtest.Peer("b")}}))
+	set, move := wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("c")}, Allow: wgtest.Allowed("c", "10.0.0.0/8")},
+		wg.Delta{Allow: wgtest.Allowed("a", "10.0.0.0/8"), Disallow: wgtest.Allowed("a", "10.0.0.0/8"), RemovePeers: []wg.PublicKey{wgtest.Peer("c").PublicKey}}
+	var all sync.WaitGroup
+	for _, use := range []func() error{
+		func() error { return d.Apply(t.Context(), set) },
+		func() error { return d.Apply(t.Context(), move) },
+		func() error { _, err := d.Stats(t.Context()); return err },
+		func() error { _, err := d.AllowedIPs(t.Context()); return err },
+		func() error { d.UnderlayChanged(); d.ListenPort(); return d.usable(t.Context()) },
+	} {
+		all.Go(func() {
+			for {
+				if err := use(); errors.Is(err, wg.ErrClosed) {
+					return
+				} else if err != nil && !errors.Is(err, wg.ErrNoPeer) { // its peers go first
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	time.AfterFunc(200*time.Millisecond, func() { _ = d.Close(true) })
+	all.Wait()
+	must(t, d.Close(true))
 }
 
 func TestMTUChanged(t *testing.T) {

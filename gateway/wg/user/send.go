@@ -122,7 +122,7 @@ func (b *Bind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 	var first error
 	for next := 0; next < len(bufs); {
 		n := t.build(bufs, next, namelen, src, gso)
-		sent, err := s.write(t, n)
+		sent, err := b.write(s, t, n)
 		next = t.first[sent]
 		if err == nil || sent == n {
 			continue

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -338,10 +339,10 @@ func Describe(list []wg.AllowedIP) string {
 	for _, a := range list {
 		by[a.Peer.String()] = append(by[a.Peer.String()], a.Prefix.String())
 	}
-	var out string
+	var out strings.Builder
 	for _, k := range slices.Sorted(maps.Keys(by)) {
 		slices.Sort(by[k])
-		out += fmt.Sprintf("%s %v\n", k, by[k])
+		fmt.Fprintf(&out, "%s %v\n", k, by[k])
 	}
-	return out
+	return out.String()
 }

@@ -322,14 +322,8 @@ func (f *Fake) String() string {
 			}
 		}
 		slices.SortFunc(own, netip.Prefix.Compare)
-		line := f.label(k) + ":"
-		if len(own) == 0 {
-			line += " (none)"
-		}
-		for _, p := range own {
-			line += " " + p.String()
-		}
-		lines = append(lines, line)
+		list := strings.Trim(fmt.Sprint(own), "[]")
+		lines = append(lines, f.label(k)+": "+cmp.Or(list, "(none)"))
 	}
 	slices.Sort(lines)
 	return strings.Join(lines, "\n")
