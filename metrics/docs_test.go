@@ -1,0 +1,145 @@
+package metrics
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// docsIntro is the part of docs/metrics.md that no descriptor can tell.
+const docsIntro = `# Metrics
+
+<!-- Made from the descriptors by: go test ./metrics -run TestDocs -update -->
+
+sitewire serves Prometheus metrics at ` + "`http://" + DefaultListen + "/metrics`" + `, on loopback unless configured otherwise, in the
+text formats of Prometheus and OpenMetrics. They tell who your peers are: let only your monitoring reach them.
+
+A scrape reads what the daemon knows already. It asks neither the kernel nor BGP for anything, so scraping more often
+costs a little CPU time and disturbs nothing. At most four scrapes run at a time; further ones get status 503.
+
+What you can rely on:
+
+- Names, labels and meanings are an interface: they change only with a note in the release notes.
+- A peer or neighbour has all its series, at 0, from the moment it is configured, and none from the moment it is removed.
+  Only series with a reason, code or rule that is not known beforehand appear when they are first needed.
+- Points in time are exported, not ages: ` + "`time() - sitewire_tunnel_last_handshake_timestamp_seconds`" + ` is the age. 0 is "never".
+- Learned prefixes are never labels, and neither are secrets. Endpoints are exported only if you ask for them.
+
+The label ` + "`peer`" + ` is the configured name of a peer, or of a neighbour that is not behind a tunnel, and is the same for its
+tunnel, its BGP sessions and its routes. What is known of it otherwise is in the ` + "`_info`" + ` metrics, to be joined where it is wanted:
+
+` + "```" + `
+sitewire_bgp_session_up * on (job, instance, peer) group_left (site, remote_asn) sitewire_bgp_peer_info
+` + "```" + `
+
+A peer that has one BGP session for each family has two sessions; ` + "`session`" + ` tells them apart (` + "`nyc/ipv4`, `nyc/ipv6`" + `). For
+all others it is the same as ` + "`peer`" + `.
+
+The metrics of the Go runtime (` + "`go_*`" + `), of the process (` + "`process_*`" + `) and of the exporter's own HTTP handler
+(` + "`promhttp_*`" + `) are there too.
+`
+
+// labelDocs explains every label and its values.
+var labelDocs = map[string]string{
+	"backend":        "`kernel` or `userspace`: the implementation of WireGuard",
+	"branch":         "branch that the program was built from",
+	"code":           "NOTIFICATION error code in the words of RFC 4271",
+	"collector":      "part of the metrics: `process`, `tunnels`, `bgp`, `routes`, `kernel`",
+	"component":      "part of the daemon: `wireguard`, `bgp`, `rtnetlink`, `api`",
+	"device":         "name of a WireGuard device",
+	"endpoint":       "outer address and port",
+	"errno":          "`EEXIST`, `EINVAL`, `ENETUNREACH`, `ENOBUFS`, `ENODEV`, `ENOENT`, `ENOSPC`, `EPERM`, or `other`",
+	"family":         "`ipv4` or `ipv6`",
+	"goarch":         "processor architecture",
+	"goos":           "operating system",
+	"goversion":      "version of Go that the program was built with",
+	"kind":           "what differs: `route_missing`, `route_extra`, `route_changed`, `allowed_ip_missing`, `allowed_ip_extra`, `allowed_ip_wrong_peer`",
+	"level":          "`debug`, `info`, `warn`, `error`",
+	"local_asn":      "our AS number",
+	"message":        "`open`, `update`, `notification`, `keepalive`, `route_refresh`",
+	"neighbor":       "address of the BGP neighbour",
+	"operation":      "what was done: to routes `announce`, `withdraw`, `replace`; by the writer `allow`, `install`, `withdraw`, `disallow`; with the kernel the kind of request",
+	"peer":           "configured name of the peer or neighbour",
+	"peer_router_id": "BGP identifier of the neighbour, empty until it is known",
+	"psk":            "`true` if a preshared key is configured",
+	"public_key":     "WireGuard public key of the peer",
+	"reason":         "why: of sessions that went down GoBGP's reason, or ours: `bfd_down`, `tunnel_down`, `configuration`, `reset`; of rejected prefixes the policy's rule or the fixed refusal; of prefixes without a route `unresolved` (next hop), `refused` or `down` (tunnel)",
+	"remote_asn":     "AS number of the neighbour",
+	"revision":       "commit that the program was built from",
+	"router_id":      "our BGP identifier",
+	"session":        "configured name of the BGP session",
+	"session_type":   "`ebgp` or `ibgp`",
+	"site":           "site that the peer is; our own for neighbours that are not behind a tunnel",
+	"snapshot":       "`wireguard`, `bgp`, `fib`",
+	"source":         "`bgp`, `static` (configured prefix of a peer), `tunnel` (address in a tunnel), `own` (announced by us)",
+	"stage":          "`decide`, `batch`, `allowed_ips`, `fib`, in this order",
+	"subcode":        "NOTIFICATION error subcode in the words of RFC 4271, 4486 and 9003; may be empty",
+	"subsystem":      "`rtnetlink`, `wireguard`, `nftables`",
+	"table":          "number of the routing table",
+	"tags":           "build tags of the program",
+	"trigger":        "what caused it: of loads of the configuration `start`, `sighup`, `api`, `file`; of comparisons `periodic`, `netlink`, `event`",
+	"tunnel":         "`true` if the neighbour is behind a tunnel",
+	"version":        "version of the program",
+}
+
+func TestDocs(t *testing.T) {
+	var b strings.Builder
+	b.WriteString(docsIntro)
+	heading, used := "", map[string]bool{}
+	for _, m := range sorted(Catalogue()) {
+		if m.Group != heading {
+			heading = m.Group
+			fmt.Fprintf(&b, "\n## %s\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n", heading)
+		}
+		labels := make([]string, len(m.Labels))
+		for i, l := range m.Labels {
+			used[l] = true
+			if labelDocs[l] == "" {
+				t.Errorf("label %s of %s is not explained", l, m.Name)
+			}
+			labels[i] = "`" + l + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s | %s |\n", m.Name, m.Kind, strings.Join(labels, ", "), strings.ReplaceAll(m.Help, "|", `\|`))
+	}
+	b.WriteString("\n## Labels\n\n| label | values |\n|---|---|\n")
+	for _, l := range slices.Sorted(maps.Keys(labelDocs)) {
+		if !used[l] {
+			t.Errorf("label %s is explained but no metric has it", l)
+		}
+		fmt.Fprintf(&b, "| `%s` | %s |\n", l, labelDocs[l])
+	}
+	golden(t, "../docs/metrics.md", b.String())
+}
+
+// sorted keeps the metrics of a heading together, in the order in which headings first appear.
+func sorted(all []Metric) []Metric {
+	var order []string
+	for _, m := range all {
+		if !slices.Contains(order, m.Group) {
+			order = append(order, m.Group)
+		}
+	}
+	slices.SortStableFunc(all, func(a, b Metric) int {
+		return slices.Index(order, a.Group) - slices.Index(order, b.Group)
+	})
+	return all
+}
+
+// Every metric has a type, a heading and a help text that is a sentence; names are unique.
+func TestCatalogue(t *testing.T) {
+	seen := map[string]bool{}
+	for _, m := range Catalogue() {
+		if seen[m.Name] {
+			t.Errorf("%s twice", m.Name)
+		}
+		seen[m.Name] = true
+		if m.Group == "" || !strings.HasSuffix(m.Help, ".") {
+			t.Errorf("%s: heading %q, help %q", m.Name, m.Group, m.Help)
+		}
+		if strings.HasSuffix(m.Name, "_total") != (m.Kind == Counter) {
+			t.Errorf("%s is a %s", m.Name, m.Kind)
+		}
+	}
+}

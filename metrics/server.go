@@ -1,0 +1,184 @@
+package metrics
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// DefaultListen is where metrics are served unless configured otherwise: they tell who the peers are, so not to
+// everyone. It is the configuration's default too.
+const DefaultListen = "127.0.0.1:9587"
+
+// Limits of the HTTP side. A scrape that takes longer than Prometheus' usual timeout of 10 s is worth nothing, and a
+// client that reads slowly must not hold one of the few slots for long.
+const (
+	maxScrapes    = 4
+	scrapeTimeout = 8 * time.Second
+	readTimeout   = 5 * time.Second
+	writeTimeout  = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10 // bytes
+	stopTimeout   = time.Second
+	retryFirst    = time.Second
+	retryMax      = time.Minute
+)
+
+// HandlerOptions for Handler.
+type HandlerOptions struct {
+	Collector *Collector
+	// Started is when the process did.
+	Started time.Time
+	Log     *slog.Logger
+}
+
+// Handler serves /metrics, with the Go runtime's and the process' own metrics besides the collector's, and a landing
+// page that links to it. It fails only if the collector's metrics contradict each other.
+func Handler(o HandlerOptions) (http.Handler, error) {
+	reg := prometheus.NewRegistry()
+	for _, c := range []prometheus.Collector{
+		o.Collector, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+	} {
+		if err := reg.Register(c); err != nil {
+			return nil, fmt.Errorf("metrics registry: %w", err)
+		}
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
+		ErrorLog:            scrapeLog{o.Log},
+		ErrorHandling:       promhttp.ContinueOnError,
+		Registry:            reg,
+		MaxRequestsInFlight: maxScrapes,
+		CoalesceGather:      true,
+		Timeout:             scrapeTimeout,
+		EnableOpenMetrics:   true,
+		ProcessStartTime:    o.Started,
+	}))
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		// An error here is the client's going away.
+		_, _ = w.Write([]byte(landingPage))
+	})
+	return mux, nil
+}
+
+const landingPage = `<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>sitewire</title></head>
+<body><h1>sitewire</h1><p><a href="/metrics">Metrics</a></p></body></html>
+`
+
+// scrapeLog is a promhttp.Logger.
+type scrapeLog struct{ log *slog.Logger }
+
+func (l scrapeLog) Println(v ...any) {
+	l.log.Warn("scrape failed", "error", fmt.Sprint(v...))
+}
+
+// ServerOptions for NewServer.
+type ServerOptions struct {
+	// Listen is host:port; empty is DefaultListen.
+	Listen  string
+	Handler http.Handler
+	Log     *slog.Logger
+}
+
+// Server is the task that serves metrics over TCP.
+type Server struct {
+	listen  string
+	handler http.Handler
+	log     *slog.Logger
+	ready   chan struct{}
+	addr    atomic.Pointer[net.Addr]
+
+	write, retry time.Duration
+}
+
+// NewServer makes a server that does not listen yet.
+func NewServer(o ServerOptions) *Server {
+	s := &Server{listen: o.Listen, handler: o.Handler, log: o.Log, ready: make(chan struct{}), write: writeTimeout, retry: retryFirst}
+	if s.listen == "" {
+		s.listen = DefaultListen
+	}
+	return s
+}
+
+func (s *Server) String() string { return "metrics" }
+
+// Ready is closed once the server listens. That may be never (see Run), so nothing that forwards packets should wait
+// for it.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Addr is the address that the server listens on, nil before Ready.
+func (s *Server) Addr() net.Addr {
+	if a := s.addr.Load(); a != nil {
+		return *a
+	}
+	return nil
+}
+
+// Run serves until ctx ends, and then gives running scrapes a moment to finish. An address that cannot be listened on
+// is tried again for ever: a port in use, or an address of a tunnel that is not there yet, is no reason for a gateway
+// to stop. It returns ctx's error, or the listener's if that breaks.
+func (s *Server) Run(ctx context.Context) error {
+	l, err := s.bind(ctx)
+	if err != nil {
+		return err
+	}
+	a := l.Addr()
+	s.addr.Store(&a)
+	s.log.Info("metrics served", "address", a)
+	srv := &http.Server{
+		Handler:        s.handler,
+		ReadTimeout:    readTimeout,
+		WriteTimeout:   s.write,
+		IdleTimeout:    idleTimeout,
+		MaxHeaderBytes: maxHeader,
+		ErrorLog:       slog.NewLogLogger(s.log.Handler(), slog.LevelDebug), // what strangers send is no news
+	}
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	close(s.ready)
+	select {
+	case err := <-failed:
+		return fmt.Errorf("metrics on %s: %w", a, err)
+	case <-ctx.Done():
+	}
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if srv.Shutdown(stop) != nil {
+		_ = srv.Close() // cuts what is left; its error says only that the listener is closed already
+	}
+	<-failed
+	return ctx.Err()
+}
+
+// bind listens, and retries until it can or ctx ends.
+func (s *Server) bind(ctx context.Context) (net.Listener, error) {
+	var last string
+	for wait := s.retry; ; wait = min(2*wait, retryMax) {
+		l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
+		if err == nil {
+			return l, nil
+		}
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		if err.Error() != last { // once, not every minute
+			last = err.Error()
+			s.log.Error("metrics not served, trying again", "address", s.listen, "error", err)
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
