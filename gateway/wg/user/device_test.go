@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -485,7 +486,7 @@ func TestMTUChanged(t *testing.T) {
 	p := newPair(t, Options{})
 	p.connect(t, "192.0.2.1", "192.0.2.2")
 	// 1397 is not a multiple of 16: a full packet is padded to the MTU and not beyond, so that it fits an underlay that
-	// leaves room for exactly that. The fragment that a longer one would become does not pass the hole.
+	// leaves room for exactly that. With a stale MTU it would be fragmented.
 	const mtu = 1397
 	for _, d := range []*Device{p.da, p.db} {
 		d.MTUChanged(mtu)
@@ -495,15 +496,31 @@ func TestMTUChanged(t *testing.T) {
 	must(t, p.a.MTU("wan0", mtu+60))
 	must(t, p.b.MTU("wan0", mtu+60))
 	p.reach(t, p.a, "10.0.0.2")
-	fragments := func() string {
-		return nstest.Run(t, p.a, "sh", "-c", "awk '/^Ip:/ {print $(NF-1)}' /proc/net/snmp | tail -1")
-	}
-	before := fragments()
+	before := fragmentsCreated(t, p.a)
 	sent, got, err := netns.Ping(t.Context(), p.a, netip.Addr{}, netip.MustParseAddr("10.0.0.2"), netns.PingOpts{Count: 5, Size: mtu - 28})
 	if err != nil || got != sent {
 		t.Errorf("%d of %d full packets answered, %v", got, sent, err)
 	}
-	if after := fragments(); after != before {
-		t.Errorf("full packets were fragmented: %s fragments before, %s after", strings.TrimSpace(before), strings.TrimSpace(after))
+	if after := fragmentsCreated(t, p.a); after != before {
+		t.Errorf("full packets were fragmented: %s fragments before, %s after", before, after)
 	}
+}
+
+// fragmentsCreated reads the namespace's counter of that name (RFC 4293, ipSystemStatsOutFragCreates).
+func fragmentsCreated(t *testing.T, ns *netns.NS) string {
+	t.Helper()
+	var lines [][]string
+	for line := range strings.Lines(nstest.Run(t, ns, "cat", "/proc/net/snmp")) {
+		if strings.HasPrefix(line, "Ip:") {
+			lines = append(lines, strings.Fields(line))
+		}
+	}
+	if len(lines) != 2 {
+		t.Fatalf("%d lines about IP", len(lines))
+	}
+	i := slices.Index(lines[0], "FragCreates")
+	if i < 0 {
+		t.Fatalf("no FragCreates in %v", lines[0])
+	}
+	return lines[1][i]
 }
