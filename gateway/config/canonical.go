@@ -2,12 +2,15 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -43,7 +46,7 @@ func (c *Config) settings() []setting {
 	add("log.format", c.Log.Format)
 	add("state_dir", c.StateDir)
 	add("socket", c.Socket)
-	add("metrics.listen", cmpOr(c.Metrics.Listen, "off"))
+	add("metrics.listen", cmp.Or(c.Metrics.Listen, "off"))
 	w := c.WireGuard
 	add("wireguard.backend", string(w.Backend))
 	if !w.PrivateKey.IsZero() {
@@ -60,7 +63,7 @@ func (c *Config) settings() []setting {
 	add("bgp.hold_time", b.HoldTime)
 	add("bgp.keepalive", b.Keepalive)
 	add("bgp.connect_retry", b.ConnectRetry)
-	add("bgp.graceful_restart", b.GracefulRestart)
+	add("bgp.graceful_restart", strconv.FormatBool(b.GracefulRestart))
 	add("bgp.restart_time", b.RestartTime)
 	add("bgp.max_paths", b.MaxPaths)
 	r := c.Routes
@@ -69,15 +72,15 @@ func (c *Config) settings() []setting {
 	add("routes.protocol", r.Protocol)
 	add("routes.source_ipv4", r.SourceIPv4)
 	add("routes.source_ipv6", r.SourceIPv6)
-	add("routes.unreachable", r.Unreachable)
+	add("routes.unreachable", strconv.FormatBool(r.Unreachable))
 	add("routes.max_routes", r.MaxRoutes)
 	add("routes.reconcile_every", r.ReconcileEvery)
 	add("routes.sweep_after", r.SweepAfter)
 	for _, a := range c.Announce {
 		object = "announce " + a.Prefix.String()
-		add("communities", cmpOr(strings.Join(a.Communities, ", "), "none"))
+		add("communities", cmp.Or(strings.Join(a.Communities, ", "), "none"))
 	}
-	for _, name := range sortedNames(c.Policies) {
+	for _, name := range slices.Sorted(maps.Keys(c.Policies)) {
 		if slices.Contains(policy.Profiles(), name) {
 			continue
 		}
@@ -107,7 +110,7 @@ func (c *Config) settings() []setting {
 		add("tunnel.local_ipv6", t.LocalIPv6)
 		add("tunnel.remote_ipv6", t.RemoteIPv6)
 		if p.Mode == List {
-			add("allowed_ips", cmpOr(joined(p.Prefixes), "none"))
+			add("allowed_ips", cmp.Or(joined(p.Prefixes), "none"))
 		} else {
 			add("allowed_ips", string(p.Mode))
 		}
@@ -207,22 +210,6 @@ func joined[V fmt.Stringer](list []V) string {
 	return strings.Join(texts, ", ")
 }
 
-func cmpOr(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
-}
-
-func sortedNames[V any](m map[string]V) []string {
-	var names []string
-	for name := range m {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return names
-}
-
 // Canonical prints the configuration as it is in force: every default filled in, sorted, secrets hidden. Equal
 // configurations print equally, however their files were written and divided. It is for people and for comparing,
 // not for loading.
@@ -251,112 +238,3 @@ func (c *Config) Hash() uint64 {
 
 // HashString is Hash as it is shown: twelve hexadecimal digits.
 func (c *Config) HashString() string { return fmt.Sprintf("%012x", c.Hash()) }
-
-// Action of a Change.
-type Action string
-
-// Actions.
-const (
-	Added   Action = "added"
-	Removed Action = "removed"
-	Changed Action = "changed"
-)
-
-// Change is one difference between two configurations.
-type Change struct {
-	// Object is "peer NAME", "neighbour NAME", "policy NAME", "announce PREFIX", or empty for the gateway itself.
-	Object string `json:"object,omitempty"`
-	Action Action `json:"action"`
-	// Key and the values say what changed; empty where the whole object came or went. Secrets are hidden.
-	Key string `json:"key,omitempty"`
-	Old string `json:"old,omitempty"`
-	New string `json:"new,omitempty"`
-}
-
-// String is one line: "peer nyc: endpoint a:1 -> b:1", "peer x: added".
-func (c Change) String() string {
-	head := ""
-	if c.Object != "" {
-		head = c.Object + ": "
-	}
-	switch {
-	case c.Key == "":
-		return head + string(c.Action)
-	case c.Old == hidden || c.New == hidden:
-		return head + c.Key + " " + string(c.Action)
-	}
-	return fmt.Sprintf("%s%s %s -> %s", head, c.Key, cmpOr(c.Old, "none"), cmpOr(c.New, "none"))
-}
-
-// Diff returns what changes from one configuration to the other: the gateway's own values first, then whole objects
-// that come, go or change, sorted by object. Nil means that nothing does. Either may be nil, for none at all.
-func Diff(old, new *Config) []Change {
-	a, b := index(old), index(new)
-	var out []Change
-	for _, object := range sortedNames(union(a, b)) {
-		before, after := a[object], b[object]
-		switch {
-		case before == nil && object != "":
-			out = append(out, Change{Object: object, Action: Added})
-			continue
-		case after == nil && object != "":
-			out = append(out, Change{Object: object, Action: Removed})
-			continue
-		}
-		for _, key := range keysInOrder(before, after) {
-			x, inOld := find(before, key)
-			y, inNew := find(after, key)
-			if x.value == y.value && x.secret == y.secret {
-				continue
-			}
-			c := Change{Object: object, Action: Changed, Key: key, Old: x.value, New: y.value}
-			if !inOld {
-				c.Action = Added
-			} else if !inNew {
-				c.Action = Removed
-			}
-			out = append(out, c)
-		}
-	}
-	return out
-}
-
-func index(c *Config) map[string][]setting {
-	m := map[string][]setting{}
-	if c != nil {
-		for _, s := range c.settings() {
-			m[s.object] = append(m[s.object], s)
-		}
-	}
-	return m
-}
-
-func union(a, b map[string][]setting) map[string]bool {
-	m := map[string]bool{}
-	for k := range a {
-		m[k] = true
-	}
-	for k := range b {
-		m[k] = true
-	}
-	return m
-}
-
-// keysInOrder returns the keys of both, those of the first in its order and then the rest.
-func keysInOrder(a, b []setting) []string {
-	var keys []string
-	for _, s := range slices.Concat(a, b) {
-		if !slices.Contains(keys, s.key) {
-			keys = append(keys, s.key)
-		}
-	}
-	return keys
-}
-
-func find(list []setting, key string) (setting, bool) {
-	i := slices.IndexFunc(list, func(s setting) bool { return s.key == key })
-	if i < 0 {
-		return setting{}, false
-	}
-	return list[i], true
-}

@@ -185,12 +185,12 @@ type Tunnel struct {
 }
 
 // Locals returns our addresses in the tunnel, without duplicates.
-func (t Tunnel) Locals() []netip.Addr { return valid(t.Local, t.LocalIPv4, t.LocalIPv6) }
+func (t Tunnel) Locals() []netip.Addr { return known(t.Local, t.LocalIPv4, t.LocalIPv6) }
 
 // Remotes returns the peer's addresses in the tunnel, without duplicates.
-func (t Tunnel) Remotes() []netip.Addr { return valid(t.Remote, t.RemoteIPv4, t.RemoteIPv6) }
+func (t Tunnel) Remotes() []netip.Addr { return known(t.Remote, t.RemoteIPv4, t.RemoteIPv6) }
 
-func valid(addrs ...netip.Addr) (out []netip.Addr) {
+func known(addrs ...netip.Addr) (out []netip.Addr) {
 	seen := map[netip.Addr]bool{{}: true}
 	for _, a := range addrs {
 		if !seen[a] {
