@@ -176,6 +176,33 @@ type Snapshot struct {
 	Sessions []Session // in the order of the configuration
 	// NotificationsSent and NotificationsReceived by "code/subcode" in words, by neighbour name.
 	NotificationsSent, NotificationsReceived map[string]map[string]uint64
+	// Calls says how long calls into GoBGP took; each stops all receiving while it runs.
+	Calls Latency
 	// Paths and Prefixes of the Loc-RIB by family (index routes.IPv4, routes.IPv6).
 	Paths, Prefixes [2]int
+}
+
+// Latency is a histogram of durations.
+type Latency struct {
+	// Counts has one more entry than LatencyBounds: of those not longer than each bound, not cumulative, and the rest.
+	Counts [6]uint64
+	Sum    time.Duration
+	Max    time.Duration
+}
+
+// LatencyBounds are the upper bounds of the buckets of a Latency.
+func LatencyBounds() [5]time.Duration {
+	return [5]time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second}
+}
+
+func (l *Latency) observe(d time.Duration) {
+	i := 0
+	for _, b := range LatencyBounds() {
+		if d > b {
+			i++
+		}
+	}
+	l.Counts[i]++
+	l.Sum += d
+	l.Max = max(l.Max, d)
 }

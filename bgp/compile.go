@@ -1,0 +1,388 @@
+package bgp
+
+import (
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net/netip"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/osrg/gobgp/v4/api"
+
+	"sitewire/bgp/policy"
+	"sitewire/routes"
+)
+
+// This file turns policies into GoBGP's: two global lists of statements, "in" and "out", whose default is to reject.
+// A statement matches neighbours by address, without the zone: that is all that GoBGP can do. What a neighbour's
+// statements cannot say (next hops, refused prefixes) is told to GoBGP as sets of refused prefixes.
+
+const (
+	policyIn  = "in"
+	policyOut = "out"
+	// minLocalPref stands for 0, which GoBGP cannot set.
+	minLocalPref = 1
+)
+
+// member is what the compiler knows of a neighbour, or of several with the same address but for the zone.
+type member struct {
+	address  netip.Addr // without zone
+	policy   *policy.Policy
+	asns     []uint32 // of the neighbours with this address
+	localASN uint32
+	internal bool
+	tunnel   bool
+	// hold keeps a family from being announced; hop is the next hop to give in it, if it is not the session's.
+	hold [2]bool
+	hop  [2]netip.Addr
+	// refused prefixes; nil if there never were any.
+	refused map[netip.Prefix]struct{}
+	// closed families accept only these prefixes.
+	closed [2]map[netip.Prefix]struct{}
+}
+
+// compiled is the outcome: what GoBGP is told, and a fingerprint of what concerns each neighbour, so that only those
+// are evaluated again for whom something changed.
+type compiled struct {
+	request *api.SetPoliciesRequest
+	in, out map[netip.Addr]uint64
+}
+
+type compiler struct {
+	sets    map[string]*api.DefinedSet
+	names   []string // of sets, in order of appearance
+	lists   [2][]*api.Statement
+	prints  [2]map[netip.Addr]uint64
+	common  [2]uint64
+	sources map[string]bool // sources that export rules ask for
+	errs    []error
+}
+
+// compile translates the policies of the members. own and endpoints are for the fixed refusals.
+func compile(members []member, own []netip.Prefix, endpoints []netip.Addr) (*compiled, error) {
+	c := &compiler{sets: map[string]*api.DefinedSet{}, sources: map[string]bool{}}
+	c.prints = [2]map[netip.Addr]uint64{{}, {}}
+	for _, m := range members {
+		c.sources[policy.SourceTunnel] = c.sources[policy.SourceTunnel] || m.internal
+		if m.policy != nil {
+			for _, r := range m.policy.Export {
+				c.sources[r.Match.Source] = true
+			}
+		}
+	}
+	c.imports(members, own, endpoints)
+	c.exports(members)
+	if err := errors.Join(c.errs...); err != nil {
+		return nil, err
+	}
+	out := &compiled{request: &api.SetPoliciesRequest{}, in: map[netip.Addr]uint64{}, out: map[netip.Addr]uint64{}}
+	for _, n := range c.names {
+		out.request.DefinedSets = append(out.request.DefinedSets, c.sets[n])
+	}
+	for d, name := range []string{policyIn, policyOut} {
+		out.request.Policies = append(out.request.Policies, &api.Policy{Name: name, Statements: c.lists[d]})
+		for i, s := range c.lists[d] {
+			s.Name = fmt.Sprintf("%s-%d", name, i)
+		}
+	}
+	for _, m := range members {
+		out.in[m.address] = c.prints[in][m.address] ^ c.common[in]
+		out.out[m.address] = c.prints[exp][m.address] ^ c.common[exp]
+	}
+	return out, nil
+}
+
+// Directions, as indices.
+const (
+	in = iota
+	exp
+)
+
+func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []netip.Addr) {
+	c.add(in, nil, &api.Conditions{RouteType: api.Conditions_ROUTE_TYPE_LOCAL}, accept())
+	c.add(in, nil, &api.Conditions{CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, marksPattern)},
+		&api.Actions{Community: &api.CommunityAction{Type: api.CommunityAction_TYPE_REMOVE, Communities: []string{marksPattern}}})
+	for _, m := range members {
+		if m.refused != nil {
+			for f := range families {
+				c.addSet(refusedSet(m.address, routes.Family(f), m.refused))
+				c.add(in, []netip.Addr{m.address}, &api.Conditions{PrefixSet: &api.MatchSet{Type: anyOf, Name: refusedName(m.address, routes.Family(f))}}, reject())
+			}
+		}
+		for f, allowed := range m.closed {
+			if allowed != nil {
+				c.add(in, []netip.Addr{m.address}, &api.Conditions{
+					AfiSafiIn: afi(routes.Family(f)),
+					PrefixSet: &api.MatchSet{Type: api.MatchSet_TYPE_INVERT, Name: c.prefixes(routes.Family(f), exact(allowed, routes.Family(f)))},
+				}, reject())
+			}
+		}
+	}
+	c.refuse(nil, policy.Martians())
+	var covering []policy.PrefixRange
+	for _, e := range endpoints {
+		e = e.WithZone("").Unmap()
+		shortest := 8
+		if e.Is6() {
+			shortest = 7
+		}
+		for bits := shortest; bits <= e.BitLen(); bits++ {
+			if p, err := e.Prefix(bits); err == nil {
+				covering = append(covering, policy.Exactly(p))
+			}
+		}
+	}
+	c.refuse(nil, covering)
+	c.add(in, nil, &api.Conditions{AsPathSet: c.set(api.DefinedType_DEFINED_TYPE_AS_PATH, anyOf, "_0_")}, reject())
+	for _, g := range group(members, func(m member) string { return fmt.Sprint(m.internal, m.asns) }) {
+		if m := g[0]; !m.internal {
+			first := make([]string, len(m.asns))
+			for i, asn := range m.asns {
+				first[i] = fmt.Sprintf("^%d_", asn)
+			}
+			c.add(in, addresses(g), &api.Conditions{AsPathSet: c.set(api.DefinedType_DEFINED_TYPE_AS_PATH, api.MatchSet_TYPE_INVERT, first...)}, reject())
+		}
+	}
+	for _, g := range samePolicy(members, func(m member) string { return fmt.Sprint(m.tunnel, m.localASN, m.internal) }) {
+		c.importGroup(g, own)
+	}
+}
+
+func (c *compiler) importGroup(g []member, own []netip.Prefix) {
+	m, to := g[0], addresses(g)
+	p := m.policy
+	if p == nil || len(p.Import) == 0 {
+		return // the default rejects
+	}
+	if !p.AllowDefault {
+		c.refuse(to, []policy.PrefixRange{
+			{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Min: 0, Max: 7},
+			{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Min: 0, Max: 6},
+		})
+	}
+	var mine []policy.PrefixRange
+	for _, o := range own {
+		r := policy.Exactly(o)
+		if short := o.Bits() < 7 || o.Addr().Is4() && o.Bits() < 8; !p.AllowOwnParts && !short {
+			r = policy.OrLonger(o)
+		}
+		mine = append(mine, r)
+	}
+	c.refuse(to, mine)
+	c.add(in, to, &api.Conditions{AsPathSet: c.set(api.DefinedType_DEFINED_TYPE_AS_PATH, anyOf, fmt.Sprintf("_%d_", m.localASN))}, reject())
+	longest := p.MaxASPath
+	if longest == 0 {
+		longest = policy.DefaultMaxASPath
+	}
+	c.add(in, to, &api.Conditions{AsPathLength: &api.AsPathLength{Type: api.Comparison_COMPARISON_GE, Length: uint32(longest) + 1}}, reject())
+	source, mark := policy.SourceLAN, uint32(markLAN)
+	if m.tunnel {
+		source, mark = policy.SourceTunnel, markTunnel
+	}
+	if c.sources[source] {
+		c.add(in, to, &api.Conditions{}, &api.Actions{Community: &api.CommunityAction{Type: api.CommunityAction_TYPE_ADD, Communities: []string{standard(mark)}}})
+	}
+	c.rules(in, m, to, source)
+}
+
+func (c *compiler) exports(members []member) {
+	c.refuseOut(policy.Martians())
+	for _, learned := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL, api.Conditions_ROUTE_TYPE_INTERNAL} {
+		c.add(exp, nil, &api.Conditions{RouteType: learned, CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, "^65535:65282$")}, reject())
+	}
+	external := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return m.internal })
+	internal := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return !m.internal })
+	if to := addresses(external); len(to) > 0 {
+		for _, learned := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL, api.Conditions_ROUTE_TYPE_INTERNAL} {
+			c.add(exp, to, &api.Conditions{
+				RouteType:    learned,
+				CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, "^65535:65281$", "^65535:65283$"),
+			}, reject())
+		}
+	}
+	// A next hop behind a tunnel means nothing to an iBGP neighbour: we are the next hop.
+	if to := addresses(internal); len(to) > 0 {
+		c.add(exp, to, &api.Conditions{CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, exactly(standard(markTunnel)))},
+			&api.Actions{Nexthop: &api.NexthopAction{Self: true}})
+	}
+	for f := range families {
+		var held []netip.Addr
+		for _, m := range members {
+			if m.hold[f] {
+				held = append(held, m.address)
+			}
+		}
+		if len(held) > 0 {
+			c.add(exp, held, &api.Conditions{AfiSafiIn: afi(routes.Family(f))}, reject())
+		}
+		for _, g := range group(members, func(m member) string { return m.hop[f].String() }) {
+			if hop := g[0].hop[f]; hop.IsValid() {
+				c.add(exp, addresses(g), &api.Conditions{AfiSafiIn: afi(routes.Family(f))}, &api.Actions{Nexthop: &api.NexthopAction{Address: hop.String()}})
+			}
+		}
+	}
+	for _, g := range samePolicy(members, func(m member) string {
+		if m.internal { // only there does a rule choose the next hop
+			return fmt.Sprint(m.localASN, m.hop)
+		}
+		return fmt.Sprint(m.localASN, " external")
+	}) {
+		if m := g[0]; m.policy != nil {
+			c.rules(exp, m, addresses(g), "")
+		}
+	}
+}
+
+// refuse rejects prefixes on the way in; refuseOut on the way out.
+func (c *compiler) refuse(from []netip.Addr, list []policy.PrefixRange) {
+	c.rejectRanges(in, from, list)
+}
+
+func (c *compiler) refuseOut(list []policy.PrefixRange) { c.rejectRanges(exp, nil, list) }
+
+func (c *compiler) rejectRanges(dir int, who []netip.Addr, list []policy.PrefixRange) {
+	for f := range families {
+		if part := ofFamily(list, routes.Family(f)); len(part) > 0 {
+			c.add(dir, who, &api.Conditions{PrefixSet: &api.MatchSet{Type: anyOf, Name: c.prefixes(routes.Family(f), part)}}, reject())
+		}
+	}
+}
+
+// add appends a statement for these neighbours, or for all if there are none.
+func (c *compiler) add(dir int, who []netip.Addr, cond *api.Conditions, act *api.Actions) {
+	print := fingerprint(cond.String(), act.String())
+	if who == nil {
+		c.common[dir] = c.common[dir]*31 + print
+	} else {
+		list := make([]string, len(who))
+		for i, a := range who {
+			list[i] = netip.PrefixFrom(a, a.BitLen()).String()
+			c.prints[dir][a] = c.prints[dir][a]*31 + print
+		}
+		cond.NeighborSet = c.set(api.DefinedType_DEFINED_TYPE_NEIGHBOR, anyOf, list...)
+	}
+	c.lists[dir] = append(c.lists[dir], &api.Statement{Conditions: cond, Actions: act})
+}
+
+func accept() *api.Actions { return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_ACCEPT} }
+func reject() *api.Actions { return &api.Actions{RouteAction: api.RouteAction_ROUTE_ACTION_REJECT} }
+
+const anyOf = api.MatchSet_TYPE_ANY
+
+// set returns a match on a set with this content; equal sets are one.
+func (c *compiler) set(kind api.DefinedType, match api.MatchSet_Type, list ...string) *api.MatchSet {
+	name := fmt.Sprintf("%d-%x", kind, fingerprint(list...))
+	c.addSet(&api.DefinedSet{DefinedType: kind, Name: name, List: list})
+	return &api.MatchSet{Type: match, Name: name}
+}
+
+func (c *compiler) addSet(s *api.DefinedSet) {
+	if c.sets[s.Name] == nil {
+		c.sets[s.Name] = s
+		c.names = append(c.names, s.Name)
+	}
+}
+
+// prefixes returns the name of a set of ranges of one family.
+func (c *compiler) prefixes(f routes.Family, list []policy.PrefixRange) string {
+	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX}
+	text := []string{f.String()}
+	for _, r := range list {
+		set.Prefixes = append(set.Prefixes, apiPrefix(r))
+		text = append(text, r.String())
+	}
+	set.Name = fmt.Sprintf("prefixes-%x", fingerprint(text...))
+	c.addSet(set)
+	return set.Name
+}
+
+func apiPrefix(r policy.PrefixRange) *api.Prefix {
+	return &api.Prefix{IpPrefix: r.Prefix.String(), MaskLengthMin: uint32(r.Min), MaskLengthMax: uint32(r.Max)}
+}
+
+// refusedSet is the set of refused prefixes of an address. It is changed in place later on.
+func refusedSet(a netip.Addr, f routes.Family, refused map[netip.Prefix]struct{}) *api.DefinedSet {
+	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: refusedName(a, f)}
+	for _, r := range exact(refused, f) {
+		set.Prefixes = append(set.Prefixes, apiPrefix(r))
+	}
+	return set
+}
+
+func refusedName(a netip.Addr, f routes.Family) string { return fmt.Sprintf("refused-%v-%v", a, f) }
+
+func exact(set map[netip.Prefix]struct{}, f routes.Family) []policy.PrefixRange {
+	var list []policy.PrefixRange
+	for p := range set {
+		if routes.FamilyOf(p) == f {
+			list = append(list, policy.Exactly(p))
+		}
+	}
+	slices.SortFunc(list, func(a, b policy.PrefixRange) int { return a.Prefix.Compare(b.Prefix) })
+	return list
+}
+
+func ofFamily(list []policy.PrefixRange, f routes.Family) []policy.PrefixRange {
+	return slices.DeleteFunc(slices.Clone(list), func(r policy.PrefixRange) bool { return routes.FamilyOf(r.Prefix) != f })
+}
+
+func afi(f routes.Family) []*api.Family {
+	if f == routes.IPv4 {
+		return []*api.Family{{Afi: api.Family_AFI_IP, Safi: api.Family_SAFI_UNICAST}}
+	}
+	return []*api.Family{{Afi: api.Family_AFI_IP6, Safi: api.Family_SAFI_UNICAST}}
+}
+
+func fingerprint(text ...string) uint64 {
+	h := fnv.New64a()
+	h.Write([]byte(strings.Join(text, "\x00")))
+	return h.Sum64()
+}
+
+func addresses(g []member) []netip.Addr {
+	list := make([]netip.Addr, len(g))
+	for i, m := range g {
+		list[i] = m.address
+	}
+	return list
+}
+
+// group splits members by key, in order of first appearance.
+func group(members []member, key func(member) string) [][]member {
+	var out [][]member
+	index := map[string]int{}
+	for _, m := range members {
+		k := key(m)
+		i, ok := index[k]
+		if !ok {
+			i = len(out)
+			index[k] = i
+			out = append(out, nil)
+		}
+		out[i] = append(out[i], m)
+	}
+	return out
+}
+
+// samePolicy is group by equal policies, and by key.
+func samePolicy(members []member, key func(member) string) [][]member {
+	var seen []*policy.Policy
+	return group(members, func(m member) string {
+		i := slices.IndexFunc(seen, func(p *policy.Policy) bool { return equalPolicy(p, m.policy) })
+		if i < 0 {
+			i = len(seen)
+			seen = append(seen, m.policy)
+		}
+		return fmt.Sprint(i, " ", key(m))
+	})
+}
+
+// equalPolicy reports whether two policies do the same under the same name.
+func equalPolicy(a, b *policy.Policy) bool {
+	if a == nil || b == nil || a == b {
+		return a == b
+	}
+	return reflect.DeepEqual(a.Clone(), b.Clone())
+}

@@ -1,0 +1,321 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/server"
+)
+
+// Paces of the loop.
+const (
+	// publishEvery bounds how often a snapshot is made when only counts changed.
+	publishEvery = 500 * time.Millisecond
+	// refitEvery bounds how often room under a prefix limit is looked for.
+	refitEvery = 2 * time.Second
+	// A call that stops receiving for a time d is not made again before idleShare times d have passed.
+	idleShare = 50
+	// maxPace is the longest wait that this leads to.
+	maxPace = 2 * time.Minute
+)
+
+// loop is the part of the Speaker that calls GoBGP.
+// Owner: the goroutine of Run.
+type loop struct {
+	*Speaker
+	gobgp   *server.BgpServer
+	config  Config
+	peers   map[netip.Addr]*peer // in GoBGP, or to be
+	own     map[netip.Prefix]Announcement
+	told    *compiled        // the policies that GoBGP has
+	text    string           // of those, to see whether anything changed
+	refused map[refusal]bool // single prefixes that GoBGP refuses
+	pace    map[netip.Addr]*pace
+	latency Latency
+
+	restarting bool // the first sessions are those of a restarted speaker
+	published  time.Time
+	refitted   time.Time
+	pollAt     time.Time
+	adviseAt   time.Time // when to count what is advertised
+}
+
+// timed makes one call into GoBGP.
+func (l *loop) timed(f func() error) error {
+	begin := time.Now()
+	err := f()
+	l.latency.observe(time.Since(begin))
+	return err
+}
+
+// start brings GoBGP up: listeners, policies that reject, the watch, and then the configuration.
+func (l *loop) start(ctx context.Context) error {
+	c := l.config
+	port := int32(c.ListenPort)
+	if port == 0 {
+		port = 179
+	}
+	global := &api.Global{
+		Asn: c.ASN, RouterId: c.RouterID.String(), ListenPort: port,
+		Families:         []uint32{0, 1}, // IPv4 and IPv6 unicast, as GoBGP numbers them here
+		UseMultiplePaths: c.MaxPaths > 1,
+	}
+	for _, a := range c.ListenAddresses {
+		global.ListenAddresses = append(global.ListenAddresses, a.String())
+	}
+	if err := l.timed(func() error { return l.gobgp.StartBgp(ctx, &api.StartBgpRequest{Global: global}) }); err != nil {
+		return fmt.Errorf("listen on port %d: %w", port, err)
+	}
+	l.view.setConfig(c)
+	if err := l.policies(); err != nil {
+		return err
+	}
+	for direction, name := range map[api.PolicyDirection]string{
+		api.PolicyDirection_POLICY_DIRECTION_IMPORT: policyIn, api.PolicyDirection_POLICY_DIRECTION_EXPORT: policyOut,
+	} {
+		assignment := &api.PolicyAssignment{
+			Name: "global", Direction: direction, DefaultAction: api.RouteAction_ROUTE_ACTION_REJECT, Policies: []*api.Policy{{Name: name}},
+		}
+		if err := l.timed(func() error {
+			return l.gobgp.SetPolicyAssignment(ctx, &api.SetPolicyAssignmentRequest{Assignment: assignment})
+		}); err != nil {
+			return fmt.Errorf("default deny: %w", err)
+		}
+	}
+	if err := l.timed(func() error { return l.gobgp.WatchEvent(ctx, l.view.callbacks(), watch()...) }); err != nil {
+		return fmt.Errorf("watch: %w", err)
+	}
+	l.restarting = c.Restarting
+	err := l.apply()
+	l.restarting = false
+	return err
+}
+
+// apply makes GoBGP follow l.config. Policies come before the peers they are for; peers that go, before the policies
+// that forget them.
+func (l *loop) apply() error {
+	l.view.setConfig(l.config)
+	gone := l.dropPeers()
+	err := errors.Join(gone, l.policies(), l.announce(), l.addPeers())
+	l.softResets()
+	l.publish()
+	return err
+}
+
+// run serves until the context ends.
+func (l *loop) run(ctx context.Context) error {
+	timer := time.NewTimer(publishEvery)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case call := <-l.calls:
+			call(l)
+		case <-l.waker:
+		case <-timer.C:
+		}
+		l.follow()
+		timer.Reset(l.wait())
+	}
+}
+
+// follow does what events made necessary. All of it looks at the state of things, none of it at what woke us.
+func (l *loop) follow() {
+	now := time.Now()
+	if now.Sub(l.refitted) >= refitEvery {
+		l.refitted = now
+		l.view.refit()
+	}
+	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals()); err != nil {
+		l.log.Error("GoBGP refused an order", "err", err)
+	}
+	l.softResets()
+	l.poll(now)
+	l.publish()
+}
+
+// wait returns how long the loop may sleep if nothing wakes it.
+func (l *loop) wait() time.Duration {
+	next := time.Now().Add(publishEvery)
+	for _, p := range l.peers {
+		if !p.added && p.next.Before(next) && !p.next.IsZero() {
+			next = p.next
+		}
+	}
+	for _, p := range l.pace {
+		if (p.in || p.out) && p.next.Before(next) {
+			next = p.next
+		}
+	}
+	return max(time.Until(next), time.Millisecond)
+}
+
+// policies compiles the policies as things are and gives them to GoBGP, whole and at once, if they changed. Those whom
+// the change concerns are put down for a soft reset.
+func (l *loop) policies() error {
+	l.view.mu.Lock()
+	if !l.view.recompile {
+		l.view.mu.Unlock()
+		return nil
+	}
+	l.view.recompile = false
+	list := members(l.config, l.view)
+	l.view.mu.Unlock()
+	next, err := compile(list, l.config.Own, l.config.Endpoints)
+	if err != nil {
+		return fmt.Errorf("policies: %w", err)
+	}
+	text := next.request.String()
+	if text == l.text {
+		return nil
+	}
+	if err := l.timed(func() error { return l.gobgp.SetPolicies(context.Background(), next.request) }); err != nil {
+		return fmt.Errorf("policies: %w", err)
+	}
+	before := l.told
+	l.told, l.text = next, text
+	clear(l.refused)
+	for _, m := range list {
+		for p := range m.refused {
+			l.refused[refusal{m.address, p}] = true
+		}
+	}
+	if before == nil {
+		return nil
+	}
+	for address, p := range l.peers {
+		if !p.added {
+			continue
+		}
+		bare := address.WithZone("")
+		l.soft(address, before.in[bare] != next.in[bare], before.out[bare] != next.out[bare])
+	}
+	return nil
+}
+
+// refusals tells GoBGP about single prefixes to refuse, or no longer to.
+func (l *loop) refusals() error {
+	type key struct {
+		address netip.Addr
+		family  int
+		add     bool
+	}
+	l.view.mu.Lock()
+	lists := map[key]map[netip.Prefix]struct{}{}
+	for r := range l.view.refused {
+		want := slices.ContainsFunc(l.view.order, func(n *neighbour) bool {
+			_, ok := n.in[family(r.prefix)].refused[r.prefix]
+			return n.bare == r.address && ok
+		})
+		if l.refused[r] == want {
+			continue
+		}
+		k := key{r.address, family(r.prefix), want}
+		if lists[k] == nil {
+			lists[k] = map[netip.Prefix]struct{}{}
+		}
+		lists[k][r.prefix] = struct{}{}
+	}
+	clear(l.view.refused)
+	l.view.mu.Unlock()
+	var errs []error
+	for k, list := range lists {
+		set := refusedSet(k.address, familyAt(k.family), list)
+		err := l.timed(func() error {
+			if k.add {
+				return l.gobgp.AddDefinedSet(context.Background(), &api.AddDefinedSetRequest{DefinedSet: set})
+			}
+			return l.gobgp.DeleteDefinedSet(context.Background(), &api.DeleteDefinedSetRequest{DefinedSet: set})
+		})
+		if err != nil {
+			errs = append(errs, fmt.Errorf("refused prefixes of %v: %w", k.address, err))
+			continue
+		}
+		for p := range list {
+			l.refused[refusal{k.address, p}] = k.add
+		}
+		for address, p := range l.peers {
+			if p.added && address.WithZone("") == k.address {
+				l.soft(address, true, false)
+			}
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// pace spaces the soft resets of a neighbour out: each stops all receiving.
+type pace struct {
+	in, out bool
+	next    time.Time
+}
+
+// soft puts a neighbour down for a soft reset.
+func (l *loop) soft(address netip.Addr, in, out bool) {
+	if !in && !out {
+		return
+	}
+	p := l.pace[address]
+	if p == nil {
+		p = &pace{}
+		l.pace[address] = p
+	}
+	p.in, p.out = p.in || in, p.out || out
+}
+
+// softResets does those that are due.
+func (l *loop) softResets() {
+	for address, p := range l.pace {
+		if peer := l.peers[address]; peer == nil || !peer.added {
+			delete(l.pace, address)
+			continue
+		}
+		if !p.in && !p.out || time.Now().Before(p.next) {
+			continue
+		}
+		direction := api.ResetPeerRequest_DIRECTION_BOTH
+		switch {
+		case !p.out:
+			direction = api.ResetPeerRequest_DIRECTION_IN
+		case !p.in:
+			direction = api.ResetPeerRequest_DIRECTION_OUT
+		}
+		begin := time.Now()
+		err := l.timed(func() error {
+			return l.gobgp.ResetPeer(context.Background(), &api.ResetPeerRequest{Address: address.String(), Soft: true, Direction: direction})
+		})
+		if err != nil {
+			l.log.Error("soft reset", "address", address, "err", err)
+		}
+		cost := time.Since(begin)
+		p.in, p.out, p.next = false, false, begin.Add(min(idleShare*cost, maxPace))
+	}
+}
+
+// publish makes a snapshot, at once if sessions changed, and else now and then.
+func (l *loop) publish() {
+	l.view.mu.Lock()
+	now := time.Now()
+	sessions := l.view.dirty
+	if !sessions && (!l.view.counted || now.Sub(l.published) < publishEvery) {
+		l.view.mu.Unlock()
+		return
+	}
+	l.view.dirty, l.view.counted = false, false
+	snapshot := l.view.snapshotLocked(now)
+	l.view.mu.Unlock()
+	snapshot.Calls = l.latency
+	l.published = now
+	l.snapshot.Store(snapshot)
+	if sessions {
+		select {
+		case l.changed <- struct{}{}:
+		default:
+		}
+	}
+}

@@ -1,0 +1,273 @@
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+
+	"sitewire/routes"
+)
+
+// Sessions that fell are begun anew after these delays, doubling; beyond the last one GoBGP's own 5 s idle time is as
+// good. A session that lasted counts as a first failure again.
+const (
+	firstRetry = 100 * time.Millisecond
+	lastRetry  = 5 * time.Second
+	lasted     = time.Minute
+	gobgpRetry = 5 // s, between dials; GoBGP's default is 120
+)
+
+// peer is a neighbour in GoBGP, or one that is to be.
+type peer struct {
+	key   Neighbour // what the session depends on
+	added bool
+	tries int
+	next  time.Time // not before
+}
+
+// sessionKey is the part of a neighbour's configuration that its session depends on.
+func sessionKey(n Neighbour) Neighbour {
+	n.Policy, n.ExtendedNextHop, n.Peer, n.Name = nil, ENHAuto, "", ""
+	n.LocalIPv4, n.RemoteIPv4, n.LocalIPv6, n.RemoteIPv6 = netip.Addr{}, netip.Addr{}, netip.Addr{}, netip.Addr{}
+	return n
+}
+
+// wanted lists the sessions that should be in GoBGP now.
+func (v *view) wanted() map[netip.Addr]Neighbour {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	want := make(map[netip.Addr]Neighbour, len(v.order))
+	for _, n := range v.order {
+		if v.lives(n) {
+			want[n.cfg.Address] = n.cfg
+		}
+	}
+	return want
+}
+
+// fallen lists, once, the sessions that are better begun anew than left idle, with the time that they lasted.
+func (v *view) fallen() map[netip.Addr]time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var list map[netip.Addr]time.Duration
+	for _, n := range v.order {
+		if n.again {
+			n.again = false
+			if list == nil {
+				list = map[netip.Addr]time.Duration{}
+			}
+			list[n.cfg.Address] = n.lastDown.Sub(n.establishedAt)
+		}
+	}
+	return list
+}
+
+func (v *view) lives(n *neighbour) bool {
+	for _, name := range []string{n.cfg.Name, n.cfg.Peer} {
+		if alive, said := v.alive[name]; said && !alive {
+			return false
+		}
+	}
+	return true
+}
+
+// dropPeers takes sessions away: of neighbours that are gone, changed or behind a dead tunnel, and of those that fell
+// and are better begun anew than left idle.
+func (l *loop) dropPeers() error {
+	want, again := l.view.wanted(), l.view.fallen()
+	var errs []error
+	for address, p := range l.peers {
+		n, ok := want[address]
+		switch age, fell := again[address]; {
+		case !ok:
+			errs = append(errs, l.drop(address, p, downTunnel))
+			if !l.configured(address) {
+				delete(l.peers, address)
+			} else {
+				p.tries, p.next = 0, time.Time{}
+			}
+		case sessionKey(n) != p.key:
+			errs = append(errs, l.drop(address, p, downConfig))
+			delete(l.peers, address)
+		case fell && p.added:
+			if age >= lasted {
+				p.tries = 0
+			}
+			delay := firstRetry << p.tries
+			if delay >= lastRetry {
+				continue
+			}
+			p.tries++
+			p.next = time.Now().Add(delay + rand.N(delay/2))
+			errs = append(errs, l.drop(address, p, ""))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *loop) configured(a netip.Addr) bool {
+	for i := range l.config.Neighbours {
+		if l.config.Neighbours[i].Address == a {
+			return true
+		}
+	}
+	return false
+}
+
+// drop deletes a peer in GoBGP, which withdraws its routes before it returns.
+func (l *loop) drop(address netip.Addr, p *peer, why string) error {
+	if !p.added {
+		return nil
+	}
+	l.view.mu.Lock()
+	if n := l.view.byAddr[address]; n != nil && n.state == Established {
+		n.deleted = why
+	}
+	l.view.mu.Unlock()
+	p.added = false
+	// GoBGP leaves the TCP MD5 key on its listeners when it deletes a peer, but not when it is told of another password.
+	if p.key.Password != "" && !l.password(address, p.key.Password) {
+		open := p.key
+		open.Password = ""
+		if err := l.timed(func() error {
+			_, err := l.gobgp.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: l.apiPeer(open)})
+			return err
+		}); err != nil {
+			return fmt.Errorf("neighbour %v: remove password: %w", address, err)
+		}
+	}
+	if err := l.timed(func() error {
+		return l.gobgp.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
+	}); err != nil {
+		return fmt.Errorf("neighbour %v: delete: %w", address, err)
+	}
+	return nil
+}
+
+// password reports whether a configured neighbour has this address, whatever its zone, and this password.
+func (l *loop) password(address netip.Addr, password string) bool {
+	for i := range l.config.Neighbours {
+		if n := &l.config.Neighbours[i]; n.Address.WithZone("") == address.WithZone("") && n.Password == password {
+			return true
+		}
+	}
+	return false
+}
+
+// addPeers adds the sessions that are wanted, missing and due.
+func (l *loop) addPeers() error {
+	want := l.view.wanted()
+	now := time.Now()
+	var errs []error
+	for address, n := range want {
+		p := l.peers[address]
+		if p == nil {
+			p = &peer{key: sessionKey(n)}
+			l.peers[address] = p
+		}
+		if p.added || now.Before(p.next) {
+			continue
+		}
+		if err := l.timed(func() error {
+			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.key)})
+		}); err != nil {
+			p.tries = min(p.tries+1, 8)
+			p.next = now.Add(firstRetry << p.tries)
+			errs = append(errs, fmt.Errorf("neighbour %s: add: %w", n.Name, err))
+			continue
+		}
+		p.added = true
+	}
+	return errors.Join(errs...)
+}
+
+// reset is Speaker.Reset.
+func (l *loop) reset(name string, soft bool) error {
+	l.view.mu.Lock()
+	n := l.view.byName[name]
+	l.view.mu.Unlock()
+	if n == nil {
+		return fmt.Errorf("bgp: there is no neighbour %q", name)
+	}
+	p := l.peers[n.cfg.Address]
+	if p == nil || !p.added {
+		return fmt.Errorf("bgp: neighbour %s has no session: its tunnel is down", name)
+	}
+	if soft {
+		l.soft(n.cfg.Address, true, true)
+		l.pace[n.cfg.Address].next = time.Time{}
+		l.softResets()
+		return nil
+	}
+	err := l.drop(n.cfg.Address, p, downReset)
+	p.tries, p.next = 0, time.Time{}
+	return errors.Join(err, l.addPeers())
+}
+
+// apiPeer translates a neighbour. Every field was checked by Validate.
+func (l *loop) apiPeer(n Neighbour) *api.Peer {
+	a := n.Address
+	p := &api.Peer{
+		Conf: &api.PeerConf{
+			NeighborAddress: a.String(), PeerAsn: n.ASN, LocalAsn: n.LocalASN, AuthPassword: n.Password,
+			// Our policies refuse our own ASN. GoBGP would only ignore the path, and keep the one it replaces.
+			AllowOwnAsn: 255,
+		},
+		Transport: &api.Transport{RemotePort: uint32(n.Port), PassiveMode: n.Passive, LocalAddress: localAddress(n)},
+		Timers: &api.Timers{Config: &api.TimersConfig{
+			HoldTime: uint64(holdTime(&n) / time.Second), KeepaliveInterval: uint64(n.Keepalive / time.Second),
+			ConnectRetry: gobgpRetry, IdleHoldTimeAfterReset: 1,
+		}},
+		RouteReflector: &api.RouteReflector{RouteReflectorClient: n.RouteReflectorClient},
+	}
+	if n.ConnectRetry != 0 {
+		p.Timers.Config.ConnectRetry = uint64(n.ConnectRetry / time.Second)
+	}
+	if n.RouteReflectorClient {
+		p.RouteReflector.RouteReflectorClusterId = l.config.RouterID.String()
+	}
+	if n.Multihop > 0 {
+		p.EbgpMultihop = &api.EbgpMultihop{Enabled: true, MultihopTtl: uint32(n.Multihop)}
+	}
+	if n.GracefulRestart {
+		p.GracefulRestart = &api.GracefulRestart{
+			Enabled: true, RestartTime: seconds(l.config.RestartTime, 120), DeferralTime: seconds(l.config.DeferralTime, 10),
+			NotificationEnabled: true, LocalRestarting: l.restarting,
+		}
+	}
+	for f, offered := range []bool{n.IPv4, n.IPv6} {
+		if offered {
+			p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{
+				Config:            &api.AfiSafiConfig{Family: afi(routes.Family(f))[0], Enabled: true},
+				MpGracefulRestart: &api.MpGracefulRestart{Config: &api.MpGracefulRestartConfig{Enabled: n.GracefulRestart}},
+			})
+		}
+	}
+	return p
+}
+
+// localAddress is what to bind to. A link-local session must not name one: it comes up only with `::`, and then even
+// if the device is created later.
+func localAddress(n Neighbour) string {
+	switch {
+	case n.Address.Is6() && n.Address.IsLinkLocalUnicast():
+		return "::"
+	case n.LocalAddress.IsValid():
+		return n.LocalAddress.String()
+	case n.Address.Is4():
+		return "0.0.0.0"
+	}
+	return "::"
+}
+
+func seconds(d time.Duration, otherwise uint32) uint32 {
+	if d == 0 {
+		return otherwise
+	}
+	return uint32((d + time.Second - 1) / time.Second)
+}

@@ -1,0 +1,316 @@
+package bgp
+
+import (
+	"fmt"
+	"maps"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/apiutil"
+	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
+
+	"sitewire/routes"
+)
+
+// session is what is known of a neighbour's session and of those before it.
+type session struct {
+	state          State
+	since          time.Time
+	establishedAt  time.Time
+	establishments uint64
+	downs          map[string]uint64
+	lastDown       time.Time
+	lastError      string
+	routerID       netip.Addr
+	// enh is what the neighbour last announced, if capable is set; a changed configuration forgets it.
+	capable, enh bool
+	graceful     bool // it announced graceful restart
+	sent, got    map[string]uint64
+	polled       polled
+	// deleted is why we took the session away, for the count of downs.
+	deleted string
+	// again asks the loop for a fresh session, at once.
+	again bool
+}
+
+// polled is what only GoBGP counts.
+type polled struct {
+	received, sent Messages
+	advertised     [2]int
+	outQueue       int
+	holdTime       time.Duration
+}
+
+func newSession() session {
+	return session{state: Idle, since: time.Now(), downs: map[string]uint64{}, sent: map[string]uint64{}, got: map[string]uint64{}}
+}
+
+// Reasons of downs that are ours; the others are GoBGP's disconnect reasons.
+const (
+	downTunnel = "tunnel_down"
+	downConfig = "configuration"
+	downReset  = "reset"
+)
+
+// transition notes a change of state.
+func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
+	next := State(s.SessionState) + 1 // GoBGP counts from 0, BGP4-MIB from 1
+	was := n.state
+	v.notification(n, s.DisconnectMessage)
+	if next == was {
+		return
+	}
+	n.state, n.since = next, at
+	v.dirty = true
+	v.wake()
+	switch {
+	case next == Established:
+		n.generation++
+		n.establishments++
+		n.establishedAt, n.routerID = at, s.RouterID
+		n.capabilities(s.RemoteCap)
+		v.recompile = true
+		n.waiting = false
+		for f := range n.in {
+			t := &n.in[f]
+			t.eor = false
+			t.stale = len(t.entries)
+			n.waiting = n.waiting || t.stale > 0
+		}
+	case was == Established:
+		reason := strings.ToLower(strings.TrimPrefix(s.DisconnectReason.String(), "DISCONNECT_REASON_"))
+		if s.DisconnectReason == api.PeerState_DISCONNECT_REASON_UNSPECIFIED && n.deleted != "" {
+			reason = n.deleted
+		}
+		n.downs[reason]++
+		n.lastDown = at
+		if s.DisconnectMessage != "" {
+			n.lastError = inWords(s.DisconnectMessage)
+		} else {
+			n.lastError = strings.ReplaceAll(reason, "_", " ")
+		}
+		// GoBGP now idles for 5 s and turns incoming connections away. A helper has to keep the neighbour, or the stale
+		// routes would go; without graceful restart there is nothing to keep.
+		// Without a reason it was taken away by us.
+		n.again = s.DisconnectReason != api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART &&
+			s.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED
+		n.deleted = ""
+	}
+}
+
+// capabilities reads from the neighbour's OPEN whether it takes IPv4 routes with IPv6 next hops (RFC 8950), and the
+// families that it offers.
+func (n *neighbour) capabilities(list []bgp.ParameterCapabilityInterface) {
+	enh, graceful, multi := false, false, false
+	var remote [2]bool
+	for _, c := range list {
+		switch c := c.(type) {
+		case *bgp.CapExtendedNexthop:
+			for _, t := range c.Tuples {
+				enh = enh || t.NLRIAFI == bgp.AFI_IP && t.NLRISAFI == uint16(bgp.SAFI_UNICAST) && t.NexthopAFI == bgp.AFI_IP6
+			}
+		case *bgp.CapMultiProtocol:
+			multi = true
+			if f, ok := familyOf(c.CapValue); ok {
+				remote[f] = true
+			}
+		case *bgp.CapGracefulRestart:
+			graceful = true
+		}
+	}
+	remote[routes.IPv4] = remote[routes.IPv4] || !multi // RFC 4760 section 8
+	for f := range n.in {
+		n.in[f].negotiated = n.in[f].offered && remote[f]
+	}
+	n.capable, n.enh, n.graceful = true, enh, graceful
+}
+
+// crossing tells how a family is announced whose addresses are not those of the session: held back, or with a next hop
+// of our choice. Both are zero where the session's own address will do.
+func (n *neighbour) crossing(f routes.Family) (hold bool, hop netip.Addr) {
+	if v6 := n.cfg.Address.Is6(); v6 == (f == routes.IPv6) {
+		return false, netip.Addr{}
+	}
+	local := n.cfg.LocalIPv4
+	if f == routes.IPv6 {
+		local = n.cfg.LocalIPv6
+	} else if n.cfg.ExtendedNextHop == ENHOn || n.cfg.ExtendedNextHop == ENHAuto && n.capable && n.enh {
+		return false, netip.Addr{}
+	}
+	return !local.IsValid(), local
+}
+
+func (n *neighbour) warnings() []string {
+	var out []string
+	if n.policy == nil {
+		out = append(out, "no policy: nothing is exchanged (RFC 8212)")
+	}
+	if hold, _ := n.crossing(routes.IPv4); hold && n.cfg.IPv4 {
+		switch {
+		case n.cfg.ExtendedNextHop == ENHOff:
+			out = append(out, "IPv4 held back: extended next hop is off and the tunnel has no IPv4 address; set tunnel.local_ipv4 or enable it")
+		case n.state == Established:
+			out = append(out, "IPv4 held back: neighbour did not announce extended next hop (RFC 8950) and tunnel has no IPv4 address; set tunnel.local_ipv4 or enable it there")
+		}
+	}
+	if hold, _ := n.crossing(routes.IPv6); hold && n.cfg.IPv6 {
+		out = append(out, "IPv6 held back: the session runs over IPv4 and the tunnel has no IPv6 address to be the next hop; set tunnel.local_ipv6")
+	}
+	for f := range n.in {
+		family, t := routes.Family(f), &n.in[f]
+		name := [2]string{"IPv4", "IPv6"}[f]
+		switch {
+		case t.full():
+			out = append(out, fmt.Sprintf("%s prefix limit of %d reached: %d further prefixes are refused", name, n.limit(family), t.rejected[PrefixLimit]))
+		case t.warned:
+			out = append(out, fmt.Sprintf("%s prefix limit of %d is near: %d accepted", name, n.limit(family), t.accepted))
+		}
+		if n.state == Established && t.offered && !t.negotiated {
+			out = append(out, name+" is not exchanged: the neighbour does not offer it")
+		}
+	}
+	return out
+}
+
+// snapshotLocked builds the public picture.
+func (v *view) snapshotLocked(now time.Time) *Snapshot {
+	out := &Snapshot{
+		Time:              now,
+		Sessions:          make([]Session, 0, len(v.order)),
+		NotificationsSent: map[string]map[string]uint64{}, NotificationsReceived: map[string]map[string]uint64{},
+		Paths: v.paths, Prefixes: v.prefixes,
+	}
+	for _, n := range v.order {
+		out.Sessions = append(out.Sessions, n.snapshot())
+		out.NotificationsSent[n.cfg.Name] = maps.Clone(n.sent)
+		out.NotificationsReceived[n.cfg.Name] = maps.Clone(n.got)
+	}
+	return out
+}
+
+func (n *neighbour) snapshot() Session {
+	s := Session{
+		Name: n.cfg.Name, Peer: n.cfg.Peer, Tunnel: n.cfg.Peer != "", Address: n.cfg.Address, ASN: n.cfg.ASN,
+		RemoteRouterID: n.routerID, State: n.state, Since: n.since, EstablishedAt: n.establishedAt,
+		Establishments: n.establishments, Downs: maps.Clone(n.downs), LastDown: n.lastDown, LastError: n.lastError,
+		HoldTime: n.polled.holdTime, ExtendedNextHop: n.state == Established && n.enh, Warnings: n.warnings(),
+		Received: n.polled.received, Sent: n.polled.sent, OutQueue: n.polled.outQueue,
+	}
+	if s.Peer == "" {
+		s.Peer = s.Name
+	}
+	if n.state != Established {
+		s.EstablishedAt, s.HoldTime = time.Time{}, 0
+	}
+	for f, to := range []**Counts{&s.IPv4, &s.IPv6} {
+		if t := &n.in[f]; t.offered {
+			*to = &Counts{
+				Received: len(t.entries), Accepted: t.accepted, Advertised: n.polled.advertised[f], Rejected: maps.Clone(t.rejected),
+				Limit: n.limit(routes.Family(f)), EOR: t.eor && n.state == Established, Stale: n.staleCount(routes.Family(f)),
+			}
+		}
+	}
+	return s
+}
+
+// staleCount counts the paths kept from a lost session.
+func (n *neighbour) staleCount(f routes.Family) int {
+	if n.state != Established {
+		return len(n.in[f].entries)
+	}
+	return n.in[f].stale
+}
+
+// notification counts NOTIFICATION messages by what GoBGP says about them.
+func (v *view) notification(n *neighbour, message string) {
+	direction, code, ok := parseNotification(message)
+	if !ok {
+		return
+	}
+	if direction == "sent" {
+		n.sent[code]++
+	} else {
+		n.got[code]++
+	}
+	n.lastError = direction + " " + code
+	v.dirty = true
+	v.wake()
+}
+
+// notificationText is GoBGP's, as in "notification-sent code 6(cease) subcode 4(administrative reset)".
+var notificationText = regexp.MustCompile(`^notification-(sent|received) code ([0-9]+)\((.*)\) subcode ([0-9]+)\((.*)\)$`)
+
+// parseNotification returns "sent" or "received" and "Cease/Administrative Reset".
+func parseNotification(message string) (direction, code string, ok bool) {
+	m := notificationText.FindStringSubmatch(message)
+	if m == nil {
+		return "", "", false
+	}
+	return m[1], notificationName(m[2], m[3]) + "/" + notificationName(m[4], m[5]), true
+}
+
+func notificationName(number, name string) string {
+	if name == "undefined" {
+		return number
+	}
+	words := strings.Fields(name)
+	for i, w := range words {
+		words[i] = strings.ToUpper(w[:1]) + w[1:]
+	}
+	return strings.Join(words, " ")
+}
+
+// inWords renders a disconnect message.
+func inWords(message string) string {
+	if direction, code, ok := parseNotification(message); ok {
+		return direction + " " + code
+	}
+	return strings.ReplaceAll(message, "-", " ")
+}
+
+// members lists what the compiler needs to know, one for each address without zone. A nil view stands for no knowledge.
+func members(c Config, v *view) []member {
+	var out []member
+	for i := range c.Neighbours {
+		cfg := &c.Neighbours[i]
+		n := &neighbour{cfg: *cfg}
+		if v != nil {
+			n = v.byName[cfg.Name]
+		}
+		bare := cfg.Address.WithZone("")
+		at := slices.IndexFunc(out, func(m member) bool { return m.address == bare })
+		if at < 0 {
+			at = len(out)
+			out = append(out, member{
+				address: bare, policy: cfg.Policy, localASN: localASN(c, cfg), internal: cfg.ASN == localASN(c, cfg), tunnel: cfg.Peer != "",
+			})
+		}
+		m := &out[at]
+		if !slices.Contains(m.asns, cfg.ASN) {
+			m.asns = append(m.asns, cfg.ASN)
+		}
+		if v == nil {
+			continue
+		}
+		m.policy = n.policy
+		for f := range n.in {
+			hold, hop := n.crossing(routes.Family(f))
+			m.hold[f] = m.hold[f] || hold
+			if hop.IsValid() {
+				m.hop[f] = hop
+			}
+			if len(n.siblings) == 0 {
+				m.closed[f] = maps.Clone(n.in[f].allowed)
+			}
+			if n.everRefused && m.refused == nil {
+				m.refused = map[netip.Prefix]struct{}{}
+			}
+			maps.Copy(m.refused, n.in[f].refused)
+		}
+	}
+	return out
+}

@@ -1,0 +1,201 @@
+// Package bgp is the BGP speaker: GoBGP, told what a configuration wants and watched for what it learns.
+//
+// Job: sessions, policies and announcements in step with a Config; what neighbours send, judged by package policy, and
+// the best paths, handed to a Sink; a picture of all sessions for metrics and listings.
+// Owner: GoBGP's own loop owns sessions and RIBs. The Speaker's loop is the only one to call GoBGP. Watch callbacks and
+// the loop share the view, under its mutex.
+// Inputs: Config values; liveness of tunnels; BGP.
+// Outputs: paths and best-path changes as plain values; Snapshot.
+// Invariants: nothing is exchanged without a policy (RFC 8212); what GoBGP accepts is what the policy's evaluation
+// accepts; a neighbour that did not change keeps its session; every argument is checked before it reaches GoBGP, which
+// panics at some. One Speaker to a process at a time: GoBGP has package globals.
+package bgp
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	"slices"
+	"sync/atomic"
+
+	"github.com/osrg/gobgp/v4/api"
+	"github.com/osrg/gobgp/v4/pkg/server"
+
+	"sitewire/routes"
+)
+
+// Sink takes what the speaker learns. Calls come one at a time, in the order of events, and must not block.
+type Sink interface {
+	// PutPath replaces the neighbour's path for the prefix; nil says that it is gone. Rejected paths come too.
+	PutPath(neighbour string, prefix netip.Prefix, p *routes.Path)
+	// PutBest changes best paths; the changes of one call take effect together.
+	PutBest(changes ...routes.BestChange)
+	// PutEndOfRIB says that the neighbour has sent all it has in a family: its paths of older sessions are gone.
+	PutEndOfRIB(neighbour string, f routes.Family, session uint32)
+}
+
+// ErrRestart says that a change needs a new Speaker.
+var ErrRestart = errors.New("the BGP speaker has to be restarted")
+
+// errStopped is returned to callers of a speaker that does not run.
+var errStopped = errors.New("the BGP speaker is not running")
+
+// Options of a Speaker.
+type Options struct {
+	// Config to begin with.
+	Config Config
+	// Sink for what is learned.
+	Sink Sink
+	// Log; nil discards.
+	Log *slog.Logger
+}
+
+// Speaker runs BGP. It cannot be run twice.
+type Speaker struct {
+	log      *slog.Logger
+	first    Config
+	view     *view
+	snapshot atomic.Pointer[Snapshot]
+	restart  atomic.Bool
+	calls    chan func(*loop)
+	waker    chan struct{}
+	changed  chan struct{}
+	ready    chan struct{}
+	done     chan struct{}
+}
+
+// New returns a speaker that does nothing until Run.
+func New(o Options) *Speaker {
+	s := &Speaker{
+		log: o.Log, first: o.Config,
+		calls: make(chan func(*loop)), waker: make(chan struct{}, 1), changed: make(chan struct{}, 1),
+		ready: make(chan struct{}), done: make(chan struct{}),
+	}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	s.view = newView(o.Sink, s.wake)
+	s.snapshot.Store(&Snapshot{})
+	return s
+}
+
+func (s *Speaker) String() string { return "bgp" }
+
+// Ready is closed when the speaker listens and the first configuration is in effect.
+func (s *Speaker) Ready() <-chan struct{} { return s.ready }
+
+// Changed is signalled when sessions changed; it holds one wake-up and no data.
+func (s *Speaker) Changed() <-chan struct{} { return s.changed }
+
+// Snapshot returns the last picture of all sessions. It never blocks.
+func (s *Speaker) Snapshot() *Snapshot { return s.snapshot.Load() }
+
+// KeepForwarding says whether the stop that follows is one for a restart whose forwarding stays: neighbours with
+// graceful restart are not told (RFC 4724 section 4.1).
+func (s *Speaker) KeepForwarding(on bool) { s.restart.Store(on) }
+
+func (s *Speaker) wake() {
+	select {
+	case s.waker <- struct{}{}:
+	default:
+	}
+}
+
+// Run speaks BGP until the context ends.
+func (s *Speaker) Run(ctx context.Context) error {
+	defer close(s.done)
+	if err := Validate(s.first); err != nil {
+		return fmt.Errorf("bgp: %w", err)
+	}
+	quiet := newQuiet(s.log)
+	l := &loop{
+		Speaker: s,
+		gobgp:   server.NewBgpServer(server.LoggerOption(slog.New(quiet), nil)),
+		config:  s.first,
+		peers:   map[netip.Addr]*peer{},
+		own:     map[netip.Prefix]Announcement{},
+		refused: map[refusal]bool{},
+		pace:    map[netip.Addr]*pace{},
+	}
+	go l.gobgp.Serve()
+	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
+	defer func() {
+		s.view.close()
+		quiet.closing.Store(true)
+		if s.restart.Load() {
+			_ = l.gobgp.StopBgp(watching, &api.StopBgpRequest{AllowGracefulRestart: true})
+		}
+		l.gobgp.Stop()
+		unwatch()
+	}()
+	if err := l.start(watching); err != nil {
+		return fmt.Errorf("bgp: %w", err)
+	}
+	close(s.ready)
+	return l.run(ctx)
+}
+
+// do runs f on the loop and returns its error.
+func (s *Speaker) do(ctx context.Context, f func(*loop) error) error {
+	result := make(chan error, 1)
+	select {
+	case s.calls <- func(l *loop) { result <- f(l) }:
+		return <-result
+	case <-s.done:
+		return errStopped
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Set brings everything in step with a configuration. Neighbours whose session did not change keep it, whatever
+// happens to the others. ErrRestart is returned, and nothing done, if ASN, router ID, listeners or multipath change.
+func (s *Speaker) Set(ctx context.Context, c Config) error {
+	if err := Validate(c); err != nil {
+		return fmt.Errorf("bgp: %w", err)
+	}
+	return s.do(ctx, func(l *loop) error {
+		if err := needsRestart(l.config, c); err != nil {
+			return err
+		}
+		l.config = c
+		return l.apply()
+	})
+}
+
+// SetAnnouncements replaces the prefixes that we originate.
+func (s *Speaker) SetAnnouncements(ctx context.Context, list []Announcement) error {
+	return s.do(ctx, func(l *loop) error {
+		c := l.config
+		c.Announce = list
+		if err := Validate(c); err != nil {
+			return fmt.Errorf("bgp: %w", err)
+		}
+		l.config = c
+		return l.announce()
+	})
+}
+
+// SetLiveness tells whether the tunnel of a neighbour (its name, or the peer's for all of its sessions) carries
+// packets. The session of a dead one is ended at once, whatever its timers say, and tried again as soon as it lives.
+// Neighbours count as alive until said otherwise. It does not wait.
+func (s *Speaker) SetLiveness(name string, alive bool) { s.view.setLiveness(name, alive) }
+
+// Reset evaluates and sends everything of a neighbour again (soft), or ends its session and begins a new one.
+func (s *Speaker) Reset(ctx context.Context, name string, soft bool) error {
+	return s.do(ctx, func(l *loop) error { return l.reset(name, soft) })
+}
+
+func needsRestart(a, b Config) error {
+	switch {
+	case a.ASN != b.ASN || a.RouterID != b.RouterID:
+		return fmt.Errorf("bgp: ASN or router ID changed: %w", ErrRestart)
+	case a.ListenPort != b.ListenPort || !slices.Equal(a.ListenAddresses, b.ListenAddresses):
+		return fmt.Errorf("bgp: listen addresses changed: %w", ErrRestart)
+	case a.MaxPaths > 1 != (b.MaxPaths > 1):
+		return fmt.Errorf("bgp: multipath changed: %w", ErrRestart)
+	}
+	return nil
+}

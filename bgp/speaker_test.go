@@ -1,0 +1,72 @@
+package bgp
+
+import (
+	"net/netip"
+	"testing"
+
+	"sitewire/routes"
+)
+
+func TestRoutesFlow(t *testing.T) {
+	l := startLab(t, Config{
+		ASN: ownASN, RouterID: routerID,
+		Neighbours: []Neighbour{passive("a", 2, 65001, accepting()), passive("b", 3, 65002, accepting())},
+		Announce: []Announcement{
+			{Prefix: netip.MustParsePrefix("10.1.0.0/16"), Communities: []string{"65000:7", "65000:1:2"}},
+			{Prefix: netip.MustParsePrefix("fd42::/32")},
+		},
+	})
+	a, b := l.peer(2, 65001), l.peer(3, 65002)
+
+	r := l.gets(a, "10.1.0.0/16")
+	if len(r.NextHop) != 1 || r.NextHop[0] != speaker || len(r.ASPath) != 1 || r.ASPath[0] != ownASN || len(r.Communities) != 1 || len(r.Large) != 1 {
+		t.Errorf("own route came as %+v", r)
+	}
+	if r := l.gets(a, "fd42::/32"); len(r.NextHop) != 1 || r.NextHop[0] != netip.MustParseAddr("fd00::1") {
+		t.Errorf("own IPv6 route over IPv4 came as %+v", r)
+	}
+
+	announce(t, a, from4(2, 65001, 7), "10.2.0.0/16", "10.3.0.0/16")
+	l.feed.wait(t, "path and best path", func() bool {
+		return l.feed.path("a", "10.2.0.0/16") != nil && l.feed.bestOf("10.2.0.0/16") == "a" && l.feed.bestOf("10.3.0.0/16") == "a"
+	})
+	l.feed.mu.Lock()
+	p := l.feed.path("a", "10.2.0.0/16")
+	if p.NextHop != hop4(2) || p.Rejected != "" || p.Session != 1 || p.Received.IsZero() || p.Attrs.Origin != "igp" || len(p.Attrs.ASPath) != 2 {
+		t.Errorf("path %+v %+v", p, p.Attrs)
+	}
+	if c := l.feed.best[netip.MustParsePrefix("10.2.0.0/16")][0]; c.NextHop != p.NextHop || !c.At.Equal(p.Received) || !c.Replace {
+		t.Errorf("best %+v", c)
+	}
+	if l.feed.bestOf("10.1.0.0/16") != "" || len(l.feed.best[netip.MustParsePrefix("10.1.0.0/16")]) != 1 {
+		t.Error("own route is not among the best")
+	}
+	l.feed.mu.Unlock()
+	if r := l.gets(b, "10.2.0.0/16"); len(r.ASPath) != 3 || r.ASPath[0] != ownASN {
+		t.Errorf("onward %+v", r)
+	}
+
+	withdraw(t, a, "10.2.0.0/16")
+	l.absent(b, "10.2.0.0/16")
+	l.feed.wait(t, "withdrawal", func() bool { return l.feed.path("a", "10.2.0.0/16") == nil && l.feed.bestOf("10.2.0.0/16") == "" })
+
+	if err := a.EndOfRIB(false); err != nil {
+		t.Fatal(err)
+	}
+	l.feed.wait(t, "end of RIB", func() bool { return l.feed.eor["a ipv4"] == 1 })
+	s := l.session("a", "counted", func(s Session) bool { return s.IPv4.EOR && s.IPv4.Received == 1 && s.IPv4.Accepted == 1 })
+	if s.State != Established || s.Establishments != 1 || s.RemoteRouterID.String() != "10.0.253.233" || s.Peer != "a" || s.Tunnel {
+		t.Errorf("session %+v", s)
+	}
+	if n := l.Snapshot().Prefixes; n[routes.IPv4] != 2 || n[routes.IPv6] != 1 {
+		t.Errorf("%v prefixes", n)
+	}
+
+	a.Close()
+	l.absent(b, "10.3.0.0/16")
+	l.feed.wait(t, "session lost", func() bool { return l.feed.path("a", "10.3.0.0/16") == nil && l.feed.bestOf("10.3.0.0/16") == "" })
+	l.session("a", "down", func(s Session) bool { return s.State != Established && s.Downs["read_failed"] == 1 })
+	// GoBGP alone would turn it away for five seconds.
+	l.peer(2, 65001)
+	l.session("a", "up again", func(s Session) bool { return s.State == Established && s.Establishments == 2 })
+}

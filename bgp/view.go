@@ -1,0 +1,382 @@
+package bgp
+
+import (
+	"cmp"
+	"maps"
+	"net/netip"
+	"slices"
+	"sync"
+	"time"
+
+	"sitewire/bgp/policy"
+	"sitewire/routes"
+)
+
+// Reasons to turn a path down that are no policy's, in Path.Rejected. Those of policies are in package policy.
+const (
+	// PrefixLimit: the neighbour has its maximum of accepted prefixes.
+	PrefixLimit = "prefix_limit"
+	// ASSet: the path has an AS_SET or a confederation segment (RFC 9774).
+	ASSet = "as_set"
+	// SharedAddress: the prefix is refused from another neighbour with the same link-local address on another device,
+	// and GoBGP cannot refuse it from only one.
+	SharedAddress = "shared_address"
+)
+
+// view is our picture of GoBGP: neighbours, what they sent and what became of it, and the best paths. Watch callbacks
+// write it, in GoBGP's order; the speaker's loop reads it and takes over new configurations.
+// Owner: the mutex. Nothing blocks under it; the Sink is called under it, so that the feed has our order.
+type view struct {
+	mu        sync.Mutex
+	sink      Sink
+	wake      func() // the loop has work
+	config    Config
+	multipath bool
+	order     []*neighbour
+	byName    map[string]*neighbour
+	byAddr    map[netip.Addr]*neighbour
+	best      map[netip.Prefix][]bestPath
+	// alive holds what SetLiveness said, by name of neighbour or peer; what is missing lives.
+	alive    map[string]bool
+	paths    [2]int // accepted ones, by family
+	prefixes [2]int // with a best path
+	// refused prefixes that GoBGP has not been told about yet.
+	refused map[refusal]struct{}
+	// recompile says that GoBGP's policies depend on something that changed.
+	recompile bool
+	closed    bool // stopping: what GoBGP drops now is to stay
+	dirty     bool // sessions changed: a new snapshot is due now
+	counted   bool // only counts changed: it is due some time
+}
+
+// bestPath is one best path of a prefix in GoBGP.
+type bestPath struct {
+	from *neighbour // nil for our own
+	id   uint32
+	// hidden from the feed: GoBGP has not caught up with a refusal yet.
+	hidden bool
+}
+
+// refusal names a prefix in the set of refused ones of an address.
+type refusal struct {
+	address netip.Addr // without zone
+	prefix  netip.Prefix
+}
+
+// neighbour is the state of one of Config.Neighbours. It outlives sessions.
+type neighbour struct {
+	cfg      Neighbour
+	policy   *policy.Policy // compiled; ours alone
+	context  policy.Context
+	source   string
+	internal bool
+	bare     netip.Addr
+	siblings []*neighbour // others with the same address but for the zone
+	// everRefused keeps the statement that refuses single prefixes in GoBGP's policy.
+	everRefused bool
+
+	session    // see session.go
+	generation uint32
+	in         [2]adjIn
+	waiting    bool // End-of-RIB is held back until all families have sent theirs
+}
+
+// adjIn is what a neighbour sent in one family.
+type adjIn struct {
+	offered    bool // by us
+	negotiated bool
+	entries    map[netip.Prefix]entry
+	accepted   int
+	rejected   map[string]int
+	eor        bool
+	stale      int
+	// allowed is the set of prefixes beyond which nothing is accepted, once the limit was reached.
+	allowed map[netip.Prefix]struct{}
+	refused map[netip.Prefix]struct{} // those that GoBGP's policy cannot refuse by itself
+	warned  bool
+	last    *routes.Attrs
+}
+
+// entry is one path of an Adj-RIB-In.
+type entry struct {
+	from       *received
+	reason     string // why not; empty if accepted
+	at         time.Time
+	generation uint32
+}
+
+func newView(sink Sink, wake func()) *view {
+	return &view{
+		sink: sink, wake: wake,
+		byName: map[string]*neighbour{}, byAddr: map[netip.Addr]*neighbour{},
+		best: map[netip.Prefix][]bestPath{}, refused: map[refusal]struct{}{}, alive: map[string]bool{},
+	}
+}
+
+// setConfig takes over a configuration that Validate accepts and evaluates again what it changes.
+func (v *view) setConfig(c Config) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.config, v.multipath = c, c.MaxPaths > 1
+	var compiled []*policy.Policy
+	byName, byAddr := map[string]*neighbour{}, map[netip.Addr]*neighbour{}
+	bare := map[netip.Addr][]*neighbour{}
+	var order, changed []*neighbour
+	for i := range c.Neighbours {
+		cfg := c.Neighbours[i]
+		n := v.byName[cfg.Name]
+		if n != nil && (n.cfg.Address != cfg.Address || n.cfg.Peer != cfg.Peer) {
+			v.forget(n)
+			n = nil
+		}
+		if n == nil {
+			n = &neighbour{session: newSession()}
+		}
+		before := *n
+		n.cfg = cfg
+		n.policy = intern(&compiled, cfg.Policy)
+		n.internal = cfg.ASN == localASN(c, &cfg)
+		n.source = policy.SourceLAN
+		if cfg.Peer != "" {
+			n.source = policy.SourceTunnel
+		}
+		n.bare = cfg.Address.WithZone("")
+		n.in[routes.IPv4].offered, n.in[routes.IPv6].offered = cfg.IPv4, cfg.IPv6
+		n.context = policy.Context{
+			LocalASN: localASN(c, &cfg), NeighbourASN: cfg.ASN, Neighbour: n.bare,
+			NextHops: []netip.Addr{cfg.RemoteIPv4, cfg.RemoteIPv6}, Own: c.Own, Endpoints: c.Endpoints,
+		}
+		if before.policy == nil || !equalPolicy(before.policy, n.policy) || !equalContext(&before.context, &n.context) {
+			changed = append(changed, n)
+		}
+		order = append(order, n)
+		byName[cfg.Name], byAddr[cfg.Address] = n, n
+		bare[n.bare] = append(bare[n.bare], n)
+	}
+	for name, n := range v.byName {
+		if byName[name] == nil {
+			v.forget(n)
+		}
+	}
+	v.order, v.byName, v.byAddr = order, byName, byAddr
+	for _, n := range order {
+		n.siblings = slices.DeleteFunc(slices.Clone(bare[n.bare]), func(o *neighbour) bool { return o == n })
+	}
+	for _, n := range changed {
+		v.reevaluate(n)
+	}
+	v.dirty, v.recompile = true, true
+	v.wake()
+}
+
+// setLiveness notes whether tunnels carry packets; the loop does the rest.
+func (v *view) setLiveness(name string, alive bool) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.alive[name] = alive
+	v.wake()
+}
+
+// close makes callbacks be ignored: what GoBGP drops when it stops is not gone.
+func (v *view) close() {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.closed = true
+}
+
+func intern(compiled *[]*policy.Policy, p *policy.Policy) *policy.Policy {
+	if p == nil {
+		return nil
+	}
+	for _, have := range *compiled {
+		if equalPolicy(have, p) {
+			return have
+		}
+	}
+	own := p.Clone()
+	if err := own.Compile(); err != nil {
+		return nil // Validate has refused it; nothing passes
+	}
+	*compiled = append(*compiled, own)
+	return own
+}
+
+func equalContext(a, b *policy.Context) bool {
+	return a.LocalASN == b.LocalASN && a.NeighbourASN == b.NeighbourASN && a.Neighbour == b.Neighbour &&
+		slices.Equal(a.NextHops, b.NextHops) && slices.Equal(a.Own, b.Own) && slices.Equal(a.Endpoints, b.Endpoints)
+}
+
+// forget drops a neighbour that is no longer configured, with its paths. What GoBGP still says about it is ignored.
+func (v *view) forget(n *neighbour) {
+	for f := range n.in {
+		for p := range n.in[f].entries {
+			v.remove(n, routes.Family(f), p)
+		}
+	}
+}
+
+// update puts a path of the neighbour's; from and at are those of the UPDATE.
+func (v *view) update(n *neighbour, p netip.Prefix, from *received, at time.Time) {
+	f := routes.FamilyOf(p)
+	v.put(n, f, p, entry{from: from, at: at, generation: n.generation})
+}
+
+func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
+	t := &n.in[f]
+	old, had := t.entries[p]
+	var attrs *routes.Attrs
+	e.reason, attrs = v.judge(n, f, p, e.from, had && old.reason == "")
+	if t.entries == nil {
+		t.entries, t.rejected = map[netip.Prefix]entry{}, map[string]int{}
+	}
+	if had {
+		v.uncount(n, f, &old)
+	}
+	t.entries[p] = e
+	if e.reason == "" {
+		t.accepted++
+		v.paths[f]++
+	} else {
+		t.rejected[e.reason]++
+	}
+	if e.generation != n.generation {
+		t.stale++
+	}
+	v.refuse(n, f, p, e.reason == ASSet || e.reason == policy.NextHop || e.reason == PrefixLimit && len(n.siblings) > 0)
+	v.counted = true
+	v.limitWarning(n, f)
+	if e.reason != "" {
+		v.hide(n, p, e.at)
+	}
+	v.sink.PutPath(n.cfg.Name, p, &routes.Path{
+		NextHop: n.nextHop(e.from.nextHop), Rejected: e.reason, Attrs: attrs, Received: e.at, Session: e.generation,
+	})
+	if e.reason == "" {
+		v.show(n, p, &e)
+	}
+}
+
+func (v *view) uncount(n *neighbour, f routes.Family, e *entry) {
+	t := &n.in[f]
+	if e.reason == "" {
+		t.accepted--
+		v.paths[f]--
+	} else if t.rejected[e.reason]--; t.rejected[e.reason] <= 0 {
+		delete(t.rejected, e.reason)
+	}
+	if e.generation != n.generation {
+		t.stale--
+	}
+}
+
+// remove drops a path; there may be none.
+func (v *view) remove(n *neighbour, f routes.Family, p netip.Prefix) {
+	t := &n.in[f]
+	e, ok := t.entries[p]
+	if !ok {
+		return
+	}
+	delete(t.entries, p)
+	v.uncount(n, f, &e)
+	v.refuse(n, f, p, false)
+	v.counted = true
+	v.limitWarning(n, f)
+	v.sink.PutPath(n.cfg.Name, p, nil)
+}
+
+// judge decides on a path. kept says that the prefix is accepted already and so within the limit.
+func (v *view) judge(n *neighbour, f routes.Family, p netip.Prefix, from *received, kept bool) (string, *routes.Attrs) {
+	verdict := n.policy.EvalImport(from.route(p, n.policyHop(from.nextHop), n.source), &n.context)
+	if !verdict.Accepted {
+		return cmp.Or(verdict.Rule, "rule"), from.attrs
+	}
+	if from.asSet {
+		return ASSet, from.attrs
+	}
+	for _, s := range n.siblings {
+		if _, ok := s.in[f].refused[p]; ok {
+			return SharedAddress, from.attrs
+		}
+	}
+	if limit := n.limit(f); limit > 0 && !v.within(n, f, p, limit, kept) {
+		return PrefixLimit, from.attrs
+	}
+	t := &n.in[f]
+	t.last = from.after(&verdict.Route, t.last)
+	return "", t.last
+}
+
+// refuse notes whether the prefix has to be in the address's set of refused ones.
+func (v *view) refuse(n *neighbour, f routes.Family, p netip.Prefix, on bool) {
+	t := &n.in[f]
+	if _, is := t.refused[p]; is == on {
+		return
+	}
+	if on {
+		if t.refused == nil {
+			t.refused = map[netip.Prefix]struct{}{}
+		}
+		t.refused[p] = struct{}{}
+		v.recompile = v.recompile || !n.everRefused
+		n.everRefused = true
+	} else {
+		delete(t.refused, p)
+	}
+	v.refused[refusal{n.bare, p}] = struct{}{}
+	v.wake()
+	for _, s := range n.siblings {
+		if e, ok := s.in[f].entries[p]; ok && (on || e.reason == SharedAddress) {
+			v.put(s, f, p, e)
+		}
+	}
+}
+
+// reevaluate judges everything that the neighbour sent again.
+func (v *view) reevaluate(n *neighbour) {
+	for f := range n.in {
+		t := &n.in[f]
+		t.allowed, t.last = nil, nil
+		for _, p := range sortedPrefixes(t.entries) {
+			v.put(n, routes.Family(f), p, t.entries[p])
+		}
+	}
+}
+
+func sortedPrefixes(m map[netip.Prefix]entry) []netip.Prefix {
+	return slices.SortedFunc(maps.Keys(m), netip.Prefix.Compare)
+}
+
+// nextHop is where packets for a path go: behind a tunnel always to the neighbour itself, whose address carries the
+// device; on the LAN to the received next hop, and to the neighbour if GoBGP lost it.
+func (n *neighbour) nextHop(hop netip.Addr) netip.Addr {
+	hop = hop.Unmap()
+	switch {
+	case n.cfg.Peer != "" || !hop.IsValid() || hop.IsUnspecified():
+		return n.cfg.Address
+	case hop.Is6() && hop.IsLinkLocalUnicast():
+		return hop.WithZone(n.cfg.Address.Zone())
+	}
+	return hop
+}
+
+// policyHop is the next hop as the policy checks it. On a point-to-point tunnel we cannot know all addresses of the
+// neighbour, and need not: it stands for itself in the kinds of addresses of which we know none.
+func (n *neighbour) policyHop(hop netip.Addr) netip.Addr {
+	hop = hop.Unmap()
+	if n.cfg.Peer == "" || !hop.IsGlobalUnicast() && !hop.IsLinkLocalUnicast() {
+		return hop
+	}
+	a, known := n.cfg.Address, false
+	switch {
+	case hop.Is4():
+		known = a.Is4() || n.cfg.RemoteIPv4.IsValid()
+	case hop.IsLinkLocalUnicast():
+		known = a.Is6() && a.IsLinkLocalUnicast()
+	default:
+		known = a.Is6() && !a.IsLinkLocalUnicast() || n.cfg.RemoteIPv6.IsValid()
+	}
+	if known {
+		return hop
+	}
+	return n.bare
+}
