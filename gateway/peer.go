@@ -158,24 +158,35 @@ func (t *tunnels) setState(p *peer, s wg.TunnelState, reason string, now time.Ti
 	t.alive(p.spec.Name, s == wg.TunnelUp || s == wg.TunnelStale)
 }
 
+// numeric returns the endpoints as addresses if none of them is a name.
+func numeric(endpoints []string) (out []netip.AddrPort, ok bool) {
+	for _, e := range endpoints {
+		ap, err := netip.ParseAddrPort(e)
+		if err != nil {
+			return nil, false
+		}
+		out = append(out, ap)
+	}
+	return out, len(out) > 0
+}
+
+// setCandidates begins with the first of addrs.
+func (p *peer) setCandidates(addrs []netip.AddrPort, now time.Time) {
+	p.candidates, p.tried, p.configured = addrs, 0, addrs[0]
+	p.rotateAt = now.Add(rotateEvery)
+}
+
 // resolvePeer starts a look-up if one is due. Numeric endpoints are set at once.
 func (t *tunnels) resolvePeer(ctx context.Context, d *device, p *peer) {
 	now := t.now()
 	if len(p.spec.Endpoints) == 0 || p.resolving || now.Before(p.nextResolve) {
 		return
 	}
-	r := resolution{device: d.spec.Name, peer: p.spec.Name, endpoints: p.spec.Endpoints}
-	numeric := true
-	for _, e := range p.spec.Endpoints {
-		ap, err := netip.ParseAddrPort(e)
-		numeric = numeric && err == nil
-		r.addrs = append(r.addrs, ap)
-	}
-	if numeric {
-		t.onResolved(ctx, r)
+	if _, ok := numeric(p.spec.Endpoints); ok { // set when the peer was added
 		p.nextResolve = now.Add(24 * time.Hour)
 		return
 	}
+	r := resolution{device: d.spec.Name, peer: p.spec.Name, endpoints: p.spec.Endpoints}
 	p.resolving = true
 	p.resolutions++
 	go func() { // one look-up in flight for a peer; a slow name holds up nobody else
@@ -243,8 +254,9 @@ func (t *tunnels) onResolved(ctx context.Context, r resolution) {
 	if slices.Equal(p.candidates, r.addrs) || !slices.Equal(p.spec.Endpoints, r.endpoints) {
 		return
 	}
-	p.candidates, p.tried = r.addrs, 0
-	p.rotateAt = now.Add(rotateEvery)
+	had := p.configured
+	p.setCandidates(r.addrs, now)
+	p.configured = had
 	// A live tunnel keeps its endpoint: what a name says now may be wrong, and a peer that moved roams by itself.
 	if p.state != wg.TunnelUp || !p.configured.IsValid() {
 		t.setEndpoint(ctx, d, p, p.candidates[0])

@@ -267,7 +267,7 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
 	if ok && p.spec.equal(s) {
 		return nil
 	}
-	delta := wg.Delta{SetPeers: []wg.PeerConfig{s.PeerConfig}}
+	cfg := s.PeerConfig
 	fresh := &peer{spec: s, state: wg.TunnelNew, since: t.now(), reason: "no handshake yet"}
 	if ok && p.spec.PublicKey == s.PublicKey {
 		fresh = p // its counters and its session go on
@@ -275,7 +275,14 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
 			p.candidates, p.nextResolve = nil, time.Time{}
 		}
 		p.spec = s
-	} else if ok {
+	}
+	// A peer that comes with its endpoint sends its first handshake at once.
+	if addrs, ok := numeric(s.Endpoints); ok && fresh.candidates == nil {
+		fresh.setCandidates(addrs, t.now())
+		cfg.Endpoint = addrs[0]
+	}
+	delta := wg.Delta{SetPeers: []wg.PeerConfig{cfg}}
+	if ok && p != fresh {
 		delta.RemovePeers = []wg.PublicKey{p.spec.PublicKey}
 		t.alive(s.Name, false) // what was known is of another key
 	}
