@@ -161,7 +161,7 @@ func bgpObject() object[BGP] {
 		key("listen", list(address), func(b *BGP) *[]netip.Addr { return &b.Listen }, "every address", "Addresses to listen on."),
 		key("hold_time", seconds(minHold, maxHold), func(b *BGP) *time.Duration { return &b.HoldTime }, "90s", "Time without a message after which a session ends."),
 		key("keepalive", seconds(time.Second, maxHold/3), func(b *BGP) *time.Duration { return &b.Keepalive }, "a third of hold_time", "Time between keepalives."),
-		key("connect_retry", seconds(time.Second, time.Hour), func(b *BGP) *time.Duration { return &b.ConnectRetry }, "5s", "Time between attempts to connect."),
+		key("connect_retry", seconds(2*time.Second, time.Hour), func(b *BGP) *time.Duration { return &b.ConnectRetry }, "5s", "Time between attempts to connect."),
 		key("graceful_restart", boolKind(), func(b *BGP) *bool { return &b.GracefulRestart }, "true", "Offer graceful restart (RFC 4724), in both roles, to every neighbour."),
 		key("restart_time", seconds(time.Second, 4095*time.Second), func(b *BGP) *time.Duration { return &b.RestartTime }, "120s", "How long neighbours are asked to keep our routes while we restart."),
 		key("max_paths", number[int]("paths", 1, 64), func(b *BGP) *int { return &b.MaxPaths }, "1", "Most equal paths in one route."),
