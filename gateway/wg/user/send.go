@@ -142,7 +142,9 @@ func (b *Bind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 			e.src.CompareAndSwap(src, nil)
 			src = nil
 		case errors.Is(err, unix.EMSGSIZE), errors.Is(err, unix.EPERM), errors.Is(err, unix.ENOBUFS):
-			first = cmpErr(first, err)
+			if first == nil {
+				first = err
+			}
 			next = t.first[sent+1]
 		default:
 			return fmt.Errorf("send to %s: %w", e.dst, err)
@@ -152,13 +154,6 @@ func (b *Bind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 		return fmt.Errorf("send to %s: %w", e.dst, first)
 	}
 	return nil
-}
-
-func cmpErr(first, err error) error {
-	if first != nil {
-		return first
-	}
-	return err
 }
 
 // sourceGone reports whether the error can mean that the sticky source is no longer an address of this host, or that

@@ -218,7 +218,7 @@ func (t *batchTUN) frame(wait bool) ([]byte, error) {
 // MTU implements tun.Device. It is the value last given to us: the interface may be in another namespace by now.
 func (t *batchTUN) MTU() (int, error) { return int(t.mtu.Load()), nil }
 
-// setMTU tells wireguard-go, which pads packets up to the MTU but not beyond.
+// changeMTU tells wireguard-go, which pads packets up to the MTU but not beyond.
 func (t *batchTUN) changeMTU(mtu int) {
 	if t.mtu.Swap(int32(mtu)) == int32(mtu) {
 		return
