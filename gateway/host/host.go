@@ -22,7 +22,8 @@
 //
 // A marked packet uses the main table, except that an answer "through a tunnel" does not count (SetLink puts tunnel devices into a device
 // group). Then the default routes of the underlay decide, of which the table UNDERLAY has copies: so a default route may be learned
-// through a tunnel. Without any the packet is refused. So a packet may be lost while its endpoint is covered, but it can never loop.
+// through a tunnel. Without any the packet is refused. So a packet may be lost while its endpoint is covered, but it does not loop. (The
+// kernel judges a multipath route by its first hop, so mixed routes over tunnels and LAN must not cover endpoints: import policy refuses them.)
 //
 // In a table of their own (table N):
 //

@@ -16,7 +16,7 @@ type batch struct {
 	// cleaning are the prefixes that have something to delete once the batch has gone through.
 	cleaning map[netip.Prefix]bool
 	onlink   map[nexthop]bool // answers of needsOnlink during one Write
-	looked   bool             // the view has been renewed during this Write
+	absent   map[string]bool  // devices that the kernel does not have, during one Write
 
 	maxReqs, maxBytes int
 }
@@ -45,13 +45,14 @@ func (b *batch) limit(c *conn) {
 	b.maxReqs = max(1, min(batchReqs, c.rcvbuf/answerRoom))
 	b.maxBytes = min(batchBytes, c.sndbuf/2)
 	b.buf = make([]byte, 0, b.maxBytes+longest)
-	b.cleaning, b.onlink = map[netip.Prefix]bool{}, map[nexthop]bool{}
+	b.cleaning, b.onlink, b.absent = map[netip.Prefix]bool{}, map[nexthop]bool{}, map[string]bool{}
 }
 
 func (b *batch) reset() {
-	b.buf, b.reqs, b.looked = b.buf[:0], b.reqs[:0], false
+	b.buf, b.reqs = b.buf[:0], b.reqs[:0]
 	clear(b.cleaning)
 	clear(b.onlink)
+	clear(b.absent)
 }
 
 func (b *batch) full() bool { return len(b.reqs) >= b.maxReqs || len(b.buf) >= b.maxBytes }

@@ -233,3 +233,50 @@ func (c *conn) dumpOnce(request func(seq uint32) []byte, each func(typ uint16, b
 		}
 	}
 }
+
+// watch subscribes to a group of route notifications until the returned function is called, which tells whether table stayed as it was.
+// The socket is for nothing else.
+func (c *conn) watch(group int, table uint32) (unchanged func() (bool, error), err error) {
+	if err := c.member(unix.NETLINK_ADD_MEMBERSHIP, group); err != nil {
+		return nil, err
+	}
+	return func() (bool, error) {
+		if err := c.member(unix.NETLINK_DROP_MEMBERSHIP, group); err != nil {
+			return false, err
+		}
+		same := true
+		for {
+			// Nothing more comes: what is there is there at once.
+			n, err := c.peek()
+			switch {
+			case err == unix.EAGAIN:
+				return same, nil
+			case err == unix.ENOBUFS:
+				same = false
+			case err != nil:
+				return false, err
+			}
+			for _, body := range messages(c.buf[:n]) {
+				if r, ok := parseRow(body); !ok || r.table == table {
+					same = false
+				}
+			}
+		}
+	}, nil
+}
+
+func (c *conn) member(option, group int) error {
+	var err error
+	if e := c.raw.Control(func(fd uintptr) { err = unix.SetsockoptInt(int(fd), unix.SOL_NETLINK, option, group) }); e != nil {
+		return e
+	}
+	return err
+}
+
+// peek reads what is there, without waiting.
+func (c *conn) peek() (n int, err error) {
+	if e := c.raw.Control(func(fd uintptr) { n, _, err = unix.Recvfrom(int(fd), c.buf, unix.MSG_DONTWAIT) }); e != nil {
+		return 0, e
+	}
+	return max(n, 0), err
+}

@@ -18,6 +18,9 @@
 // notifications when the reader is slow. So link events wake the reader too, and a lost notification does the same as a seen one. Our own
 // writes do not wake anybody: the kernel is told not to deliver what our own socket caused.
 //
+// Dumps are repeated until one was not disturbed. Where another program changes the IPv6 routes of the same table all the time and the table is
+// so large that no dump gets through, List fails; a table of our own avoids that.
+//
 // IPv6 multipath over tunnels: the kernel wants a gateway in each nexthop of a multipath row. A nexthop that is a device only is
 // written with the gateway fe80::7369:7465:7769:7265 there, and listed without it. Tunnels do not use it.
 package fib
@@ -83,6 +86,7 @@ type FIB struct {
 	turn    chan struct{} // holds one token: the right to use req, batch, rest and asked
 	req     *conn         // requests and dumps
 	mon     *conn         // notifications
+	guard   *conn         // tells whether something changed during a dump
 	opened  chan struct{}
 	changed chan struct{}
 	view    view
@@ -150,11 +154,14 @@ func (f *FIB) Open(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close())
 	}
-	f.req, f.mon = req, mon
+	guard, err := dial(recvBuffer, req.port)
+	if err != nil {
+		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), mon.close())
+	}
+	f.req, f.mon, f.guard = req, mon, guard
 	f.batch.limit(req)
 	if err := f.look(ctx); err != nil {
-		f.req, f.mon = nil, nil
-		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), mon.close())
+		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), mon.close(), guard.close())
 	}
 	f.turn <- struct{}{}
 	close(f.opened)
@@ -165,7 +172,7 @@ func (f *FIB) Open(ctx context.Context) error {
 func (f *FIB) Close() error {
 	select {
 	case <-f.opened:
-		return errors.Join(f.req.close(), f.mon.close())
+		return errors.Join(f.req.close(), f.mon.close(), f.guard.close())
 	default:
 		return nil
 	}

@@ -362,6 +362,59 @@ func TestOverrun(t *testing.T) {
 	}
 }
 
+// TestListWhileOthersWrite: dumps that are interrupted by somebody else's changes are repeated; a list is never partial.
+func TestListWhileOthersWrite(t *testing.T) {
+	r := newRig(t, Options{})
+	other := r.open(Options{Protocol: 12, Metric: 32})
+	many := func(kind routes.OpKind, second byte, n int) (ops []routes.Op) {
+		for i := range n {
+			a := netip.AddrFrom16([16]byte{0xfd, second, 0, 0, byte(i >> 8), byte(i)})
+			ops = append(ops, routes.Op{Kind: kind, Route: routes.Route{Prefix: netip.PrefixFrom(a, 48), Hops: []routes.Hop{dev("tun0")}}})
+			b := netip.AddrFrom4([4]byte{10 + second, byte(i >> 8), byte(i), 0})
+			ops = append(ops, routes.Op{Kind: kind, Route: routes.Route{Prefix: netip.PrefixFrom(b, 24), Hops: []routes.Hop{dev("tun0")}}})
+		}
+		return ops
+	}
+	stable := many(routes.Install, 2, 4000)
+	r.write(stable...)
+	stop, done := make(chan struct{}), make(chan error)
+	go func() {
+		in, out := append(many(routes.Install, 1, 300), many(routes.Install, 3, 300)...), append(many(routes.Withdraw, 1, 300), many(routes.Withdraw, 3, 300)...)
+		for {
+			select {
+			case <-stop:
+				done <- nil
+				return
+			default:
+				if err := errors.Join(errors.Join(other.Write(t.Context(), in)...), errors.Join(other.Write(t.Context(), out)...)); err != nil {
+					done <- err
+					return
+				}
+				time.Sleep(20 * time.Millisecond) // churn that leaves gaps now and then
+			}
+		}
+	}()
+	interrupted := 0
+	for range 20 {
+		list, err := r.fib.List(t.Context())
+		if errors.Is(err, errInterrupted) {
+			interrupted++
+			continue
+		}
+		if err != nil || len(list) != len(stable) {
+			t.Errorf("%d routes, want %d: %v", len(list), len(stable), err)
+			break
+		}
+	}
+	close(stop)
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+	if interrupted == 20 {
+		t.Error("no list at all got through")
+	}
+}
+
 // TestConnected: networks on link, their devices, and nothing of what we or others route.
 func TestConnected(t *testing.T) {
 	r := newRig(t, Options{})
@@ -393,6 +446,9 @@ func TestErrors(t *testing.T) {
 	if d, ok := errors.AsType[*DeviceError](err); !ok || d.Device != "absent" || !errors.Is(err, unix.ENODEV) {
 		t.Errorf("absent device: %v", err)
 	}
+	if err := r.writeError(install("10.1.0.0/16", dev("a-name-that-is-far-too-long"))); !errors.Is(err, unix.ENODEV) {
+		t.Errorf("impossible device: %v", err)
+	}
 	// A device that has just been made is found, although its notification may be on its way.
 	r.tun("tun9")
 	r.write(install("10.1.0.0/16", dev("tun9")))
@@ -412,7 +468,7 @@ func TestErrors(t *testing.T) {
 	if err := r.fib.Write(ctx, []routes.Op{install("10.9.0.0/16", dev("tun0"))})[0]; !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	if s := r.fib.Stats(); s.Errors[ErrorKey{routes.Install, "ENODEV"}] != 1 {
+	if s := r.fib.Stats(); s.Errors[ErrorKey{routes.Install, "ENODEV"}] != 2 {
 		t.Errorf("%+v", s)
 	}
 }

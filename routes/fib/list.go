@@ -14,21 +14,37 @@ import (
 )
 
 // dumpRoutes reads the rows of a table, with one protocol number unless protocol is 0. A table that does not exist is empty.
+//
+// The kernel marks an interrupted IPv4 dump. For IPv6 it does not: when the table changes, it starts again and skips as many rows as it had
+// sent, and so leaves rows out or sends them twice (measured on 6.18). So a socket listens for changes while an IPv6 dump runs.
 func (f *FIB) dumpRoutes(ctx context.Context, family uint8, table uint32, protocol uint8, reset func(), each func(row)) error {
-	err := f.req.dump(ctx, func(seq uint32) []byte {
-		return appendRouteDump(nil, family, table, protocol, seq)
-	}, reset, func(_ uint16, body []byte) error {
-		// Kernels before 4.20 do not filter.
-		if r, ok := parseRow(body); ok && !r.cloned && r.table == table && (protocol == 0 || r.protocol == protocol) {
-			each(r)
+	for range dumpTries {
+		unchanged := func() (bool, error) { return true, nil }
+		if family == unix.AF_INET6 {
+			var err error
+			if unchanged, err = f.guard.watch(unix.RTNLGRP_IPV6_ROUTE, table); err != nil {
+				return err
+			}
 		}
-		return nil
-	})
-	if errors.Is(err, unix.ENOENT) {
-		reset()
-		return nil
+		err := f.req.dump(ctx, func(seq uint32) []byte {
+			return appendRouteDump(nil, family, table, protocol, seq)
+		}, reset, func(_ uint16, body []byte) error {
+			// Kernels before 4.20 do not filter.
+			if r, ok := parseRow(body); ok && !r.cloned && r.table == table && (protocol == 0 || r.protocol == protocol) {
+				each(r)
+			}
+			return nil
+		})
+		same, watchErr := unchanged()
+		if errors.Is(err, unix.ENOENT) {
+			reset()
+			err = nil
+		}
+		if err := cmp.Or(err, watchErr); err != nil || same {
+			return err
+		}
 	}
-	return err
+	return errInterrupted
 }
 
 // List returns every prefix that has a row with our protocol number in our table, whoever put it there, sorted by family and prefix.

@@ -2,6 +2,7 @@ package fib
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -284,6 +285,25 @@ func (f *FIB) dumpLinks(ctx context.Context, s *state) error {
 		}
 		return nil
 	})
+}
+
+// lookDevice takes the kernel's answer about one device into the view, as if it had been notified. A device that is not there is no error.
+func (f *FIB) lookDevice(ctx context.Context, name string) error {
+	err := f.req.dump(ctx, func(seq uint32) []byte {
+		b, start := begin(nil, unix.RTM_GETLINK, unix.NLM_F_ACK, seq) // one message and its acknowledgement
+		b = append(b, make([]byte, unix.SizeofIfInfomsg)...)
+		return finish(attr(b, unix.IFLA_IFNAME, append([]byte(name), 0)...), start)
+	}, func() {}, func(typ uint16, body []byte) error {
+		if e, ok := parseEvent(typ, 0, body); ok && e.link != nil {
+			f.apply(e)
+		}
+		return nil
+	})
+	// ERANGE: no device has so long a name.
+	if errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ERANGE) {
+		return nil
+	}
+	return err
 }
 
 func (f *FIB) dumpAddrs(ctx context.Context, s *state) error {

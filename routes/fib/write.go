@@ -200,14 +200,14 @@ func (f *FIB) device(ctx context.Context, name string) (l link, index int, err e
 		index = s.indexes[name]
 		l = s.links[index]
 	}
-	if f.view.with(find); index == 0 && !f.batch.looked {
-		f.batch.looked = true
-		if err := f.look(ctx); err != nil {
+	if f.view.with(find); index == 0 && !f.batch.absent[name] {
+		if err := f.lookDevice(ctx, name); err != nil {
 			return link{}, 0, err
 		}
 		f.view.with(find)
 	}
 	if index == 0 {
+		f.batch.absent[name] = true
 		return link{}, 0, &DeviceError{Device: name}
 	}
 	return l, index, nil
