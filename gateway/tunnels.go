@@ -13,7 +13,6 @@ import (
 
 	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
-	"sitewire/routes"
 )
 
 // deviceSpec is a device as the configuration wants it.
@@ -59,33 +58,6 @@ type tunnels struct {
 
 	index    atomic.Pointer[tunnelIndex]
 	snapshot atomic.Pointer[[]wg.Tunnel]
-}
-
-// tunnelIndex finds a device and a key by name, and a name by key. Immutable.
-type tunnelIndex struct {
-	devices map[string]wg.Device
-	keys    map[peerOnDevice]wg.PublicKey
-	names   map[keyOnDevice]string
-}
-
-type (
-	peerOnDevice struct{ device, peer string }
-	keyOnDevice  struct {
-		device string
-		key    wg.PublicKey
-	}
-)
-
-// device is an open device. Owned by the tunnels goroutine.
-type device struct {
-	spec    deviceSpec
-	dev     wg.Device // nil: could not be opened; retried
-	backend string
-	mtu     int
-	peers   map[string]*peer
-	err     error
-	retryAt time.Time
-	backoff time.Duration
 }
 
 func newTunnels(o Options) *tunnels {
@@ -231,37 +203,6 @@ func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
 	return t.setLink(ctx, d)
 }
 
-// open opens the device of d, and nothing more.
-func (t *tunnels) open(ctx context.Context, d *device) error {
-	b, err := t.backend(d.spec.Backend)
-	if err != nil {
-		return err
-	}
-	cfg := d.spec.DeviceConfig
-	d.mtu = t.mtu(ctx, d)
-	cfg.MTU = d.mtu
-	dev, err := b.Open(ctx, cfg)
-	if err != nil {
-		return err
-	}
-	d.dev, d.backend, d.err, d.backoff = dev, b.Name, nil, 0
-	t.log.Info("device up", "device", d.spec.Name, "backend", b.Name, "mtu", cfg.MTU, "listen_port", cfg.ListenPort)
-	return nil
-}
-
-func (t *tunnels) setLink(ctx context.Context, d *device) error {
-	if d.dev == nil {
-		return nil // the retry does it
-	}
-	d.mtu = t.mtu(ctx, d)
-	err := t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
-	if e, ok := errors.AsType[*host.SettingError](err); ok {
-		t.log.Warn("a setting of the device is not as it should be", "device", d.spec.Name, "error", e)
-		return nil
-	}
-	return err
-}
-
 func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
 	p, ok := d.peers[s.Name]
 	if ok && p.spec.equal(s) {
@@ -328,81 +269,6 @@ func (t *tunnels) tick(ctx context.Context) {
 	}
 }
 
-// reopen brings a device back that could not be opened or disappeared. Its peers lose their sessions; the syncer's
-// comparison restores their allowed-IPs.
-func (t *tunnels) reopen(ctx context.Context, d *device, now time.Time) {
-	if now.Before(d.retryAt) {
-		return
-	}
-	err := t.open(ctx, d)
-	if err == nil {
-		err = t.setLink(ctx, d)
-	}
-	for _, p := range d.peers {
-		if err != nil {
-			t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
-			continue
-		}
-		cfg := p.spec.PeerConfig
-		cfg.Endpoint = p.configured
-		err = d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}})
-	}
-	if err != nil {
-		d.backoff = min(max(2*d.backoff, time.Second), 30*time.Second)
-		d.retryAt, d.err = now.Add(d.backoff), err
-		if d.dev != nil {
-			d.dev.Close(false)
-			d.dev = nil
-		}
-	}
-}
-
-// closeDevice removes d from the world if it is ours to remove.
-func (t *tunnels) closeDevice(name string, remove bool) {
-	d := t.devices[name]
-	delete(t.devices, name)
-	if d.dev == nil {
-		return
-	}
-	if err := d.dev.Close(remove); err != nil {
-		t.log.Warn("device did not close", "device", name, "error", err)
-		return
-	}
-	t.log.Info("device removed", "device", name)
-}
-
-// Close closes all devices; it must come after Run returned.
-func (t *tunnels) Close(remove bool) {
-	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
-		t.closeDevice(name, remove)
-	}
-}
-
-// mtu of a device: as configured, else what the path to its peers' endpoints leaves.
-func (t *tunnels) mtu(ctx context.Context, d *device) int {
-	if d.spec.MTU != 0 {
-		return d.spec.MTU
-	}
-	const usual = 1420 // 1500 less the overhead of WireGuard over IPv6
-	m := usual
-	for _, p := range d.peers {
-		ep := p.endpoint()
-		if !ep.IsValid() {
-			continue
-		}
-		path, err := t.host.PathMTU(ctx, ep.Addr(), d.spec.FirewallMark)
-		if err != nil || path == 0 {
-			continue
-		}
-		overhead := 80
-		if ep.Addr().Unmap().Is4() {
-			overhead = 60
-		}
-		m = min(m, path-overhead)
-	}
-	return max(m, 1280)
-}
-
 // publish replaces the index and the snapshot if something changed, and wakes the gateway.
 func (t *tunnels) publish() {
 	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}}
@@ -432,76 +298,6 @@ func (t *tunnels) publish() {
 // sameForRouting tells whether the gateway has anything to do for a change of a tunnel.
 func sameForRouting(a, b wg.Tunnel) bool {
 	return a.Peer == b.Peer && a.Device == b.Device && a.Alive() == b.Alive() && a.State == b.State && a.Endpoint.Addr() == b.Endpoint.Addr()
-}
-
-// Write implements routes.Tunnels.
-func (t *tunnels) Write(ctx context.Context, ops []routes.Op) []error {
-	errs := make([]error, len(ops))
-	ix := t.index.Load()
-	for start := 0; start < len(ops); {
-		first := ops[start]
-		end := start + 1
-		for end < len(ops) && ops[end].Kind == first.Kind && ops[end].Allowed.Device == first.Allowed.Device {
-			end++
-		}
-		ix.write(ctx, ops[start:end], errs[start:end])
-		start = end
-	}
-	return errs
-}
-
-// write runs operations of one kind on one device.
-func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error) {
-	name := ops[0].Allowed.Device
-	dev, ok := ix.devices[name]
-	if !ok {
-		for i := range errs {
-			errs[i] = fmt.Errorf("device %s is not there", name)
-		}
-		return
-	}
-	list := make([]wg.AllowedIP, 0, len(ops))
-	for i, op := range ops {
-		key, ok := ix.keys[peerOnDevice{name, op.Allowed.Peer}]
-		if !ok {
-			if op.Kind == routes.Allow {
-				errs[i] = fmt.Errorf("device %s has no peer %s", name, op.Allowed.Peer)
-			} // a peer that is gone owns nothing: disallowed already
-			continue
-		}
-		list = append(list, wg.AllowedIP{Prefix: op.Allowed.Prefix, Peer: key})
-	}
-	delta := wg.Delta{Allow: list}
-	if ops[0].Kind == routes.Disallow {
-		delta = wg.Delta{Disallow: list}
-	}
-	if err := dev.Apply(ctx, delta); err != nil {
-		for i := range errs {
-			if errs[i] == nil {
-				errs[i] = fmt.Errorf("device %s: %w", name, err)
-			}
-		}
-	}
-}
-
-// List implements routes.Tunnels.
-func (t *tunnels) List(ctx context.Context) ([]routes.AllowedIP, error) {
-	ix := t.index.Load()
-	var out []routes.AllowedIP
-	for name, dev := range ix.devices {
-		ips, err := dev.AllowedIPs(ctx)
-		if err != nil {
-			return nil, fmt.Errorf("device %s: %w", name, err)
-		}
-		for _, ip := range ips {
-			owner, ok := ix.names[keyOnDevice{name, ip.Peer}]
-			if !ok {
-				owner = ip.Peer.String()
-			}
-			out = append(out, routes.AllowedIP{Device: name, Prefix: ip.Prefix, Peer: owner})
-		}
-	}
-	return out, nil
 }
 
 // endpoints returns the outer addresses of all peers, sorted: what no learned prefix may cover.

@@ -1,0 +1,94 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+
+	"sitewire/gateway/wg"
+	"sitewire/routes"
+)
+
+// tunnelIndex finds a device and a key by name, and a name by key. Immutable.
+type tunnelIndex struct {
+	devices map[string]wg.Device
+	keys    map[peerOnDevice]wg.PublicKey
+	names   map[keyOnDevice]string
+}
+
+type (
+	peerOnDevice struct{ device, peer string }
+	keyOnDevice  struct {
+		device string
+		key    wg.PublicKey
+	}
+)
+
+// Write implements routes.Tunnels.
+func (t *tunnels) Write(ctx context.Context, ops []routes.Op) []error {
+	errs := make([]error, len(ops))
+	ix := t.index.Load()
+	for start := 0; start < len(ops); {
+		first := ops[start]
+		end := start + 1
+		for end < len(ops) && ops[end].Kind == first.Kind && ops[end].Allowed.Device == first.Allowed.Device {
+			end++
+		}
+		ix.write(ctx, ops[start:end], errs[start:end])
+		start = end
+	}
+	return errs
+}
+
+// write runs operations of one kind on one device.
+func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error) {
+	name := ops[0].Allowed.Device
+	dev, ok := ix.devices[name]
+	if !ok {
+		for i := range errs {
+			errs[i] = fmt.Errorf("device %s is not there", name)
+		}
+		return
+	}
+	list := make([]wg.AllowedIP, 0, len(ops))
+	for i, op := range ops {
+		key, ok := ix.keys[peerOnDevice{name, op.Allowed.Peer}]
+		if !ok {
+			if op.Kind == routes.Allow {
+				errs[i] = fmt.Errorf("device %s has no peer %s", name, op.Allowed.Peer)
+			} // a peer that is gone owns nothing: disallowed already
+			continue
+		}
+		list = append(list, wg.AllowedIP{Prefix: op.Allowed.Prefix, Peer: key})
+	}
+	delta := wg.Delta{Allow: list}
+	if ops[0].Kind == routes.Disallow {
+		delta = wg.Delta{Disallow: list}
+	}
+	if err := dev.Apply(ctx, delta); err != nil {
+		for i := range errs {
+			if errs[i] == nil {
+				errs[i] = fmt.Errorf("device %s: %w", name, err)
+			}
+		}
+	}
+}
+
+// List implements routes.Tunnels.
+func (t *tunnels) List(ctx context.Context) ([]routes.AllowedIP, error) {
+	ix := t.index.Load()
+	var out []routes.AllowedIP
+	for name, dev := range ix.devices {
+		ips, err := dev.AllowedIPs(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("device %s: %w", name, err)
+		}
+		for _, ip := range ips {
+			owner, ok := ix.names[keyOnDevice{name, ip.Peer}]
+			if !ok {
+				owner = ip.Peer.String()
+			}
+			out = append(out, routes.AllowedIP{Device: name, Prefix: ip.Prefix, Peer: owner})
+		}
+	}
+	return out, nil
+}
