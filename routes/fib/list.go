@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -18,7 +19,7 @@ import (
 // The kernel marks an interrupted IPv4 dump. For IPv6 it does not: when the table changes, it starts again and skips as many rows as it had
 // sent, and so leaves rows out or sends them twice (measured on 6.18). So a socket listens for changes while an IPv6 dump runs.
 func (f *FIB) dumpRoutes(ctx context.Context, family uint8, table uint32, protocol uint8, reset func(), each func(row)) error {
-	for range dumpTries {
+	for try := range dumpTries {
 		unchanged := func() (bool, error) { return true, nil }
 		if family == unix.AF_INET6 {
 			var err error
@@ -42,6 +43,12 @@ func (f *FIB) dumpRoutes(ctx context.Context, family uint8, table uint32, protoc
 		}
 		if err := cmp.Or(err, watchErr); err != nil || same {
 			return err
+		}
+		// A burst passes.
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(min(time.Millisecond<<try, 100*time.Millisecond)):
 		}
 	}
 	return errInterrupted
@@ -134,20 +141,15 @@ func (f *FIB) route(rows []row) routes.Route {
 	if a, ok := f.asked[r.Prefix]; ok && f.means(a, hops) {
 		return a
 	}
-	slices.SortFunc(r.Hops, compareRouteHops)
+	r.Hops = routes.CanonicalHops(r.Hops)
 	return r
-}
-
-func compareRouteHops(a, b routes.Hop) int {
-	return cmp.Or(cmp.Compare(a.Device, b.Device), a.Via.Compare(b.Via))
 }
 
 // means tells whether the kernel's hops are what a route in another form asked for.
 func (f *FIB) means(a routes.Route, hops []nexthop) bool {
 	return len(a.Hops) == len(hops) && !slices.ContainsFunc(a.Hops, func(want routes.Hop) bool {
 		return !slices.ContainsFunc(hops, func(h nexthop) bool {
-			return h.via == want.Via.WithZone("") && (want.Device == "" && want.Via.Zone() == "" ||
-				f.name(h.index) == cmp.Or(want.Device, want.Via.Zone()))
+			return h.via == want.Via && (want.Device == "" || f.name(h.index) == want.Device)
 		})
 	})
 }
@@ -235,8 +237,7 @@ func (f *FIB) connected(ctx context.Context) ([]routes.Route, error) {
 	}
 	list := make([]routes.Route, 0, len(on))
 	for n, hops := range on {
-		slices.SortFunc(hops, compareRouteHops)
-		list = append(list, routes.Route{Prefix: n, Hops: hops})
+		list = append(list, routes.Route{Prefix: n, Hops: routes.CanonicalHops(hops)})
 	}
 	slices.SortFunc(list, func(a, b routes.Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
 	return list, nil

@@ -84,9 +84,8 @@ func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes
 		after = append(after, stale(old, w)...)
 	}
 	f.batch.add(op, w, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, after)
-	if slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == "" || h.Via.Zone() != "" }) {
-		r.Prefix = prefix
-		f.asked[prefix] = r
+	if slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == "" }) {
+		f.asked[prefix] = routes.Route{Prefix: prefix, Type: r.Type, Hops: routes.CanonicalHops(slices.Clone(r.Hops))}
 	} else {
 		delete(f.asked, prefix)
 	}
@@ -174,7 +173,7 @@ func (f *FIB) hops(ctx context.Context, prefix netip.Prefix, in []routes.Hop) ([
 	}
 	out := make([]nexthop, 0, len(in))
 	for _, h := range in {
-		n := nexthop{via: h.Via.WithZone("")}
+		n := nexthop{via: h.Via.Unmap().WithZone("")}
 		if dev := cmp.Or(h.Device, h.Via.Zone()); dev != "" {
 			l, index, err := f.device(ctx, dev)
 			if err != nil {
