@@ -168,6 +168,11 @@ func (r *raw) checkPrefixes(d *decoder) {
 				}
 			}
 			for _, other := range r.Peers {
+				for _, e := range other.Endpoints {
+					if outer, ok := e.AddrPort(); ok && x.v.Bits() > 0 && x.v.Contains(outer.Addr().WithZone("")) {
+						d.warnf(x.at, "%v contains the endpoint %v of peer %s: only the firewall mark keeps that tunnel out of this one", x.v, e, other.Name)
+					}
+				}
 				if other.Name == e.name || other.Device != e.v.Device {
 					continue
 				}

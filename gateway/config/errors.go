@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -93,6 +94,9 @@ var (
 	base64Key = regexp.MustCompile(`[A-Za-z0-9+/]{42,43}=*`)
 )
 
+// maxLine is the longest line that is shown, in bytes.
+const maxLine = 2000
+
 // maskLines returns the lines of a file as errors may show them. It looks at text only, because a file with a syntax
 // error has no better structure, and it prefers to hide too much: everything behind a key that is, or may be a
 // misspelling of, the key of a secret, with the further indented lines below it; and everything that looks like a
@@ -114,6 +118,9 @@ func maskLines(text string, known []string) []string {
 }
 
 func maskLine(line string, known []string, inside *int) string {
+	if len(line) > maxLine {
+		return "(a line of " + strconv.Itoa(len(line)) + " bytes)"
+	}
 	public := false
 	for _, m := range keyText.FindAllStringSubmatchIndex(line, -1) {
 		key := line[m[2]:m[3]]

