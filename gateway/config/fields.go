@@ -122,7 +122,7 @@ func logObject() object[Log] {
 func metricsObject() object[Metrics] {
 	listen := text("an address and port such as 127.0.0.1:9587, or off", schema{"anyOf": []any{schema{"enum": []any{"off", ""}}, pattern(`^.*:[0-9]{1,5}$`)}}, parseListen)
 	return object[Metrics]{name: "metrics", fields: []field[Metrics]{
-		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` serves it on the socket only."),
+		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` does not listen."),
 	}}
 }
 
