@@ -122,7 +122,11 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, done func(Op, time.Time)
 	failed = append(failed, held...)
 	// Both in one call: the order inside it is that of the plan.
 	run(append(install, withdraw...), StageFIB, s.fib.Write)
-	disallow, held = s.keepBack(disallow, func(op Op) bool { return s.ledger.MayDisallow(op.Allowed) })
+	going := make(map[AllowedIP]struct{}, len(disallow))
+	for _, op := range disallow {
+		going[op.Allowed] = struct{}{}
+	}
+	disallow, held = s.keepBack(disallow, func(op Op) bool { return s.ledger.MayDisallow(op.Allowed, going) })
 	failed = append(failed, held...)
 	run(disallow, StageAllowedIPs, s.tunnels.Write)
 	s.logOps(ctx, ops)

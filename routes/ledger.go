@@ -44,7 +44,7 @@ const (
 type Held struct {
 	hops    []Hop // of the unicast route
 	route   mark
-	maybe   []Hop // where the route may point to as well, after a failed write
+	maybe   []Hop // where the route may point to as well, after failed writes
 	discard mark
 	allowed []heldIP // by device, then peer; one acked or adopted entry for each device at most
 	// changed is when the route last changed, and took how long that was after its cause; 0 is unknown.
@@ -169,10 +169,10 @@ func (l *Ledger) Failed(o Op) {
 				h.discard = tried
 				return
 			}
-			// It points to the old or to the new hops, or is not there.
+			// It points to the old hops, or to those of any try since, or is not there.
 			h.route = tried
 			if o.Kind == Install {
-				h.maybe = o.Route.Hops
+				h.maybe = CanonicalHops(slices.Concat(h.maybe, o.Route.Hops))
 			}
 		}
 	})
@@ -197,19 +197,21 @@ func (h *Held) uses(device string) bool {
 }
 
 // reaches returns the peer that surely gets all packets for the prefix on the device, as far as the ledger knows; ok is
-// false if there is none or if a failed write makes it doubtful. Entries without are left out.
-func (l *Ledger) reaches(device string, p netip.Prefix, without netip.Prefix) (peer string, ok bool) {
+// false if there is none or if a failed write makes it doubtful. Entries in going do not count.
+func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]struct{}) (peer string, ok bool) {
 	for q, h := range l.held.t.Supernets(p) {
-		if q == without {
-			continue
-		}
 		doubt := false
 		for _, a := range h.allowed {
-			if a.Device == device {
-				doubt = doubt || a.mark == tried
-				if a.mark != tried {
-					peer, ok = a.Peer, true
-				}
+			if a.Device != device {
+				continue
+			}
+			if _, goes := going[AllowedIP{device, q, a.Peer}]; goes {
+				continue
+			}
+			if a.mark == tried {
+				doubt = true
+			} else {
+				peer, ok = a.Peer, true
 			}
 		}
 		if ok || doubt {
@@ -225,7 +227,7 @@ func (l *Ledger) MayInstall(r *Row) bool {
 		if w.Peer == "" {
 			continue
 		}
-		if peer, ok := l.reaches(w.Hop.Device, r.Prefix, netip.Prefix{}); !ok || peer != w.Peer {
+		if peer, ok := l.reaches(w.Hop.Device, r.Prefix, nil); !ok || peer != w.Peer {
 			return false
 		}
 	}
@@ -233,13 +235,13 @@ func (l *Ledger) MayInstall(r *Row) bool {
 }
 
 // MayDisallow tells whether no route needs the entry: none within its prefix points at the device, or another entry
-// takes over.
-func (l *Ledger) MayDisallow(a AllowedIP) bool {
+// takes over that is not about to go as well.
+func (l *Ledger) MayDisallow(a AllowedIP, going map[AllowedIP]struct{}) bool {
 	for p, h := range l.held.t.Subnets(a.Prefix) {
 		if !h.uses(a.Device) {
 			continue
 		}
-		if _, ok := l.reaches(a.Device, p, a.Prefix); !ok {
+		if _, ok := l.reaches(a.Device, p, going); !ok {
 			return false
 		}
 	}

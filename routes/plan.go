@@ -8,7 +8,7 @@ import (
 )
 
 // Plan returns the operations that lead from what is installed to what is desired, in the order in which they are safe:
-// all of Allow, Install, Withdraw, Disallow; each of them by prefix. It is pure.
+// all of Allow, Install, Withdraw, Disallow; each of them by prefix (see rank for the one exception). It is pure.
 func Plan(desired *Snapshot, installed *Ledger) []Op {
 	return plan(desired, installed, func(yield func(netip.Prefix) bool) {
 		for p := range desired.rows.All() {
@@ -43,9 +43,21 @@ func plan(desired *Snapshot, installed *Ledger, prefixes iter.Seq[netip.Prefix])
 		ops = planPrefix(ops, row, held, installed.swept)
 	}
 	slices.SortStableFunc(ops, func(a, b Op) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), a.Prefix().Compare(b.Prefix()))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.rank(), b.rank()), a.Prefix().Compare(b.Prefix()))
 	})
 	return ops
+}
+
+// rank orders operations of a kind: unreachable routes come last and go first, so that they shadow no route that is
+// about to come, and none that is about to take over.
+func (o Op) rank() int {
+	switch {
+	case o.Kind == Install && o.Route.Type == Unreachable:
+		return 1
+	case o.Kind == Withdraw && o.Route.Type == Unreachable:
+		return -1
+	}
+	return 0
 }
 
 // planPrefix appends the operations for one prefix. What an earlier run left is removed only if sweep is set.

@@ -93,7 +93,7 @@ func hostPrefix(a netip.Addr) netip.Prefix {
 }
 
 // replace makes the row's prefix a user of its next hops, instead of those of the row before. Either may be nil.
-func (s *nextHops) replace(old, row *Row) {
+func (s *nextHops) replace(t *Table, old, row *Row) {
 	used := func(r *Row, f func(nextHopKey)) {
 		if r == nil {
 			return
@@ -114,35 +114,19 @@ func (s *nextHops) replace(old, row *Row) {
 			h.users.Delete(old.Prefix)
 		}
 	})
-	used(row, func(k nextHopKey) {
-		if h := s.byKey[k]; h != nil {
-			h.users.Insert(row.Prefix)
+	used(row, func(k nextHopKey) { s.get(t, k).users.Insert(row.Prefix) })
+	used(old, func(k nextHopKey) {
+		if h := s.byKey[k]; h != nil && h.users.Size() == 0 {
+			s.drop(h)
 		}
 	})
-	for _, r := range []*Row{old, row} {
-		used(r, func(k nextHopKey) {
-			if h := s.byKey[k]; h != nil && h.users.Size() == 0 {
-				s.drop(h)
-			}
-		})
-	}
 }
 
 // recount starts again under new rules, from all rows.
 func (s *nextHops) recount(t *Table) {
 	*s = nextHops{}
 	for _, r := range t.rows.t.All() {
-		for _, m := range r.best {
-			if m.from.needsResolving() {
-				s.get(t, nextHopKey{m.nextHop.Unmap(), m.from.rule.Recursive})
-			}
-		}
-		for _, p := range r.paths {
-			if p.from.needsResolving() && p.path.Rejected == "" {
-				s.get(t, nextHopKey{p.path.NextHop.Unmap(), p.from.rule.Recursive})
-			}
-		}
-		s.replace(nil, r)
+		s.replace(t, nil, r)
 	}
 }
 

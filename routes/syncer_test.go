@@ -68,6 +68,13 @@ func (b *bench) settle() {
 	b.packets.Begin()
 }
 
+// together makes what f puts one batch: the syncer has just taken one and gathers until the bubble's clock moves on.
+func (b *bench) together(f func()) {
+	b.feed.PutAlive("nobody", true)
+	synctest.Wait()
+	f()
+}
+
 // did compares the operations since the last call with lines of text.
 func (b *bench) did(want string) {
 	b.t.Helper()
@@ -166,4 +173,11 @@ func TestAddMoveRemove(t *testing.T) {
 			t.Errorf("awaiting %v", st.Awaiting)
 		}
 	})
+}
+
+// explain adds what was done to a failure, for those who have to find out why.
+func (b *bench) explain() {
+	if b.t.Failed() {
+		b.t.Logf("operations so far:\n%s\nnow:\n%s", strings.Join(b.world.Journal(), "\n"), b.world)
+	}
 }

@@ -372,7 +372,7 @@ func (t *Table) finish() *Update {
 	u := &Update{Causes: make(map[netip.Prefix]Cause, len(order))}
 	for _, p := range order {
 		d := t.drafts[p]
-		t.nextHops.replace(d.old, d.row)
+		t.nextHops.replace(t, d.old, d.row)
 		t.count(d.old, -1)
 		t.count(d.row, +1)
 		if !d.row.empty() {
