@@ -395,3 +395,22 @@ func TestPathMTU(t *testing.T) {
 		t.Errorf("no route: %v", err)
 	}
 }
+
+// TestPeerRoute: the other end of an IPv6 point-to-point address is on link from the start, and again after the device
+// was down.
+func TestPeerRoute(t *testing.T) {
+	r := newRig(t)
+	c := LinkConfig{Name: "tun0", Up: true, Addresses: []Address{{Local: p("fd00::1/128"), Peer: p("fd00::2/128")}}}
+	onLink := func() {
+		t.Helper()
+		r.setLink(c)
+		if got := r.ip("-6 route show fd00::2"); len(got) != 1 || !strings.Contains(got[0], "dev tun0") {
+			t.Errorf("route to the other end: %q", got)
+		}
+	}
+	onLink()
+	if err := r.ns.Down("tun0"); err != nil {
+		t.Fatal(err)
+	}
+	onLink()
+}

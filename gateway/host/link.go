@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"net/netip"
 	"slices"
 
@@ -113,7 +114,31 @@ func (h *Host) setLink(c LinkConfig, known map[Address]bool) error {
 			return fmt.Errorf("set up=%t: %w", c.Up, explain(err))
 		}
 	}
+	if c.Up {
+		if err := peerRoutes(nlh, c, a.Index); err != nil {
+			return err
+		}
+	}
 	return settingErr
+}
+
+// peerRoutes adds the on-link routes of IPv6 point-to-point addresses. The kernel makes them with the address; when the
+// device goes up it brings back only those of the local ends (measured on 6.18).
+func peerRoutes(nlh *netlink.Handle, c LinkConfig, index int) error {
+	const kernelMetric = 256
+	for _, a := range c.Addresses {
+		if !a.Peer.IsValid() || !a.Peer.Addr().Is6() {
+			continue
+		}
+		err := nlh.RouteAdd(&netlink.Route{
+			LinkIndex: index, Protocol: unix.RTPROT_KERNEL, Priority: kernelMetric,
+			Dst: &net.IPNet{IP: a.Peer.Addr().AsSlice(), Mask: net.CIDRMask(a.Peer.Bits(), 128)},
+		})
+		if err != nil && !errors.Is(err, unix.EEXIST) {
+			return fmt.Errorf("route to the other end %v: %w", a.Peer, explain(err))
+		}
+	}
+	return nil
 }
 
 func isLinkLocal6(a netip.Addr) bool { return a.Is6() && a.IsLinkLocalUnicast() }
