@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
 
@@ -34,6 +35,16 @@ func interop(t *testing.T, other string, sh shape) {
 		install = f.gobgpd(a, sh)
 	}
 	d := a.run(a.head() + "bgp: { hold_time: 9s, keepalive: 3s }\npeers:\n" + b.peerYAML(sh))
+	t.Cleanup(func() {
+		if t.Failed() {
+			for _, n := range []*netns.NS{a.ns, b.ns} {
+				t.Logf("%s:\n%s%s", n, nstest.Run(t, n, "ip", "addr"), nstest.Run(t, n, "ip", "-6", "route", "show", "table", "all"))
+			}
+			if f.birdc != nil {
+				t.Log(f.birdc("show", "protocols", "all"))
+			}
+		}
+	})
 	sessions := 1
 	if sh == shapeC {
 		sessions = 2

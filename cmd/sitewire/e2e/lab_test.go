@@ -144,7 +144,7 @@ func (s *site) start() *daemon {
 	must(t, err)
 	defer f.Close()
 	d := &daemon{site: s, log: f.Name(), done: make(chan struct{})}
-	d.cmd = s.ns.Command(context.Background(), binary, "run", "--config", s.config())
+	d.cmd = s.ns.Command(context.Background(), program, "run", "--config", s.config())
 	d.cmd.Stdout, d.cmd.Stderr = f, f
 	must(t, d.cmd.Start())
 	go func() { d.err = d.cmd.Wait(); close(d.done) }()
@@ -267,7 +267,7 @@ func (d *daemon) routeLines(family string) []string {
 }
 
 // protocol is the number that marks our routes.
-const protocol = "109"
+const protocol = "83"
 
 // reach asserts that hosts ping each other, over both families.
 func reach(t testing.TB, a, b *site) {

@@ -11,8 +11,8 @@ import (
 	"sitewire/topologies/netns"
 )
 
-// binary is the program under test, built once. It has the race detector if the tests have it.
-var binary string
+// program is the executable under test, built once. It has the race detector if the tests have it.
+var program string
 
 func TestMain(m *testing.M) {
 	if err := netns.Enter(); err != nil {
@@ -32,8 +32,8 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "sitewire")
-	args := []string{"build", "-o", binary}
+	program = filepath.Join(dir, "sitewire")
+	args := []string{"build", "-o", program}
 	if raceEnabled {
 		args = append(args, "-race")
 	}
