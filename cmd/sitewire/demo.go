@@ -77,6 +77,8 @@ func (a *app) runDemo(ctx context.Context, once, keep bool) (err error) {
 	}
 	tour, cancel := context.WithTimeout(ctx, demoTime)
 	defer cancel()
+	tour, forget := lab.alive(tour)
+	defer forget()
 	if err := lab.tour(tour, say); err != nil {
 		if ctx.Err() != nil {
 			return errors.New("interrupted")
@@ -152,7 +154,7 @@ func demoHints(p painter, shell bool) string {
   fra sitewire explain 172.20.2.10       how packets get there, and why
   fra sitewire routes                    what BGP learned
   fra wg show                            the same tunnels, seen by WireGuard's own tool
-  fra ip route show proto 171            the same routes, seen by the kernel
+  fra ip route show proto 83             the same routes, seen by the kernel
   fra cat /run/sitewire/sitewire.yaml    the whole configuration of a site
   fra cat /run/sitewire/log              what its gateway said
   fra-lan ping 172.20.2.10               from one LAN to another

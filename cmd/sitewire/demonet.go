@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,7 +57,8 @@ type demoSite struct {
 	gw, lan    *netns.NS
 	cmd        *exec.Cmd
 	log        *os.File
-	ended      chan error // closed when the process has ended, with its error before
+	ended      chan struct{} // closed when the process has ended; then err says how
+	err        error
 }
 
 // demoBasePort is the first WireGuard port: the tunnel to site n is at demoBasePort + n.
@@ -94,7 +96,7 @@ func newDemoLab() (*demoLab, error) {
 			lan4:      netip.MustParsePrefix(fmt.Sprintf("172.20.%d.0/24", n)),
 			lan6:      netip.MustParsePrefix(fmt.Sprintf("fd42:%d::/64", n)),
 			announce6: netip.MustParsePrefix(fmt.Sprintf("fd42:%d::/48", n)),
-			ended:     make(chan error, 1),
+			ended:     make(chan struct{}),
 		}
 		if s.key, err = wg.NewPrivateKey(); err != nil {
 			return nil, err
@@ -173,9 +175,10 @@ wireguard:
   private_key: ${file:/run/sitewire/private.key}
   backend: userspace
 bgp:
-  hold_time: 3s        # the demo must not wait 90 s for a dead neighbour
+  hold_time: 3s            # the demo must not wait 90 s for a dead neighbour
   keepalive: 1s
-  connect_retry: 1s
+  connect_retry: 2s
+  graceful_restart: false  # it would keep the paths of a silent neighbour
 routes:
   source_ipv4: {{.Source4}}
   source_ipv6: {{.Source6}}
@@ -185,6 +188,7 @@ peers:{{range .Peers}}
     endpoint: {{.Endpoint}}
     listen_port: {{.ListenPort}}
     keepalive: 5s
+    dead_after: 15s
     asn: {{.ASN}}
     policy: dn42{{end}}
 `))
@@ -240,7 +244,7 @@ func (l *demoLab) startGateways() error {
 			return fmt.Errorf("gateway of %s: %w", s.name, err)
 		}
 		go func() {
-			s.ended <- s.cmd.Wait()
+			s.err = s.cmd.Wait()
 			close(s.ended)
 		}()
 	}
@@ -251,15 +255,27 @@ func (l *demoLab) startGateways() error {
 func (l *demoLab) dead() error {
 	for _, s := range l.sites {
 		select {
-		case err, open := <-s.ended:
-			if open {
-				return fmt.Errorf("the gateway of %s ended: %v", s.name, err)
-			}
-			return fmt.Errorf("the gateway of %s has ended", s.name)
+		case <-s.ended:
+			return fmt.Errorf("the gateway of %s has ended: %w", s.name, cmp.Or(s.err, errors.New("exit status 0")))
 		default:
 		}
 	}
 	return nil
+}
+
+// alive returns a context that ends when a gateway does.
+func (l *demoLab) alive(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	for _, s := range l.sites {
+		go func() {
+			select {
+			case <-s.ended:
+				cancel(l.dead())
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
 }
 
 // stop asks the gateways to end and waits a moment; what does not end is killed with the lab.
@@ -297,18 +313,10 @@ func (l *demoLab) printLogs(w io.Writer) {
 
 // wait keeps the sites up until the context ends or a gateway does.
 func (l *demoLab) wait(ctx context.Context) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		if err := l.dead(); err != nil {
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	alive, cancel := l.alive(ctx)
+	defer cancel()
+	<-alive.Done()
+	return l.dead()
 }
 
 // cut drops all packets of a path, silently: no link goes down and no ICMP error tells the ends.

@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -80,35 +78,13 @@ func shellArgs(where string) []string {
 }
 
 // demoShell runs a shell inside the lab until it ends.
-//
-// The lab is another session than the terminal's, so the terminal sends Ctrl-C to the process outside, which passes it on to this one;
-// from here it goes to the shell and what runs in it, as the terminal would have done.
 func (a *app) demoShell(l *demoLab) error {
 	argv := shellArgs("demo")
 	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.Env = append(os.Environ(), "PATH="+l.bin+string(filepath.ListSeparator)+strings.TrimPrefix(os.Getenv("PATH"), l.bin))
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	sigs := make(chan os.Signal, 4)
-	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
-	defer signal.Stop(sigs)
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("shell: %w", err)
+	cmd.Env = append(os.Environ(), "PATH="+l.bin+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	err := runOnPTY(cmd, os.Stdin)
+	if _, ok := errors.AsType[*exec.ExitError](err); ok {
+		return nil // the exit code of the last command typed is not the demo's
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	for {
-		select {
-		case s := <-sigs:
-			if s != syscall.SIGINT {
-				s = syscall.SIGHUP // what ends an interactive shell
-			}
-			_ = syscall.Kill(-cmd.Process.Pid, s.(syscall.Signal)) // it may have ended
-		case err := <-ended:
-			if _, ok := errors.AsType[*exec.ExitError](err); ok {
-				return nil // the exit code of the last command typed is not the demo's
-			}
-			return err
-		}
-	}
+	return err
 }

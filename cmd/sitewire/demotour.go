@@ -34,9 +34,6 @@ func (l *demoLab) bringUp(ctx context.Context, say *narrator) error {
 			st, err := s.status(ctx)
 			if err != nil {
 				missing = fmt.Errorf("%s: %w", s.name, err)
-				if dead := l.dead(); dead != nil {
-					missing = dead
-				}
 				continue
 			}
 			words := fmt.Sprintf("%d/%d tunnels up, %d/%d sessions established, routes: %s",
@@ -115,8 +112,8 @@ func (l *demoLab) breakOne(ctx context.Context, say *narrator) (err error) {
 	for _, r := range flow.Stop(200 * time.Millisecond) {
 		lost = max(lost, r.Lost())
 	}
-	say.step("%s after %.1f s (%d of %.0f packets/s lost; hold time 3 s, see docs for faster)",
-		say.p.paint(good, "traffic flows again through "+c.name), moved.Seconds(), lost, time.Second.Seconds()/interval.Seconds())
+	say.step("%s after %.1f s; %s lost of %d sent each second (the hold time is 3 s here, 90 s by default)",
+		say.p.paint(good, "traffic flows again through "+c.name), moved.Seconds(), plural(lost, "packet"), time.Second/interval)
 	if err := l.showRoute(ctx, say, a, b.lan4); err != nil {
 		return err
 	}

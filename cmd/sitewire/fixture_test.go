@@ -37,7 +37,7 @@ func publicKey(b byte) (k wg.PublicKey) {
 func newFixture() fixture {
 	config := gateway.ConfigInfo{Path: "/etc/sitewire/sitewire.yaml", Hash: "0123456789ab", Generation: 3, Applied: before(2 * time.Hour)}
 	nyc := bgp.Session{
-		Name: "nyc", Peer: "nyc", Tunnel: true, Address: netip.MustParseAddr("fe80::2%sw-nyc"), ASN: 4242420002,
+		Name: "nyc", Peer: "nyc", Tunnel: true, Address: netip.MustParseAddr("fe80::2%wg-nyc"), ASN: 4242420002,
 		RemoteRouterID: netip.MustParseAddr("172.20.2.1"), State: bgp.Established, Since: before(26 * time.Hour),
 		EstablishedAt: before(26 * time.Hour), Establishments: 2, Downs: map[string]uint64{"hold_timer": 1}, LastDown: before(27 * time.Hour),
 		LastError: "hold timer expired", ExtendedNextHop: true,
@@ -45,7 +45,7 @@ func newFixture() fixture {
 		IPv6: &bgp.Counts{Received: 480, Accepted: 480, Advertised: 4, EOR: true, Stale: 3},
 	}
 	sin := bgp.Session{
-		Name: "sin", Peer: "sin", Tunnel: true, Address: netip.MustParseAddr("fe80::3%sw-sin"), ASN: 4242420003, State: bgp.Active,
+		Name: "sin", Peer: "sin", Tunnel: true, Address: netip.MustParseAddr("fe80::3%wg-sin"), ASN: 4242420003, State: bgp.Active,
 		Since: before(190 * time.Second), Establishments: 1, LastDown: before(190 * time.Second), LastError: "hold timer expired",
 		IPv4: &bgp.Counts{}, IPv6: &bgp.Counts{},
 	}
@@ -55,29 +55,29 @@ func newFixture() fixture {
 		Warnings: []string{"IPv6 is not offered: no next hop"},
 	}
 	tunnels := []wg.Tunnel{{
-		Peer: "nyc", Site: "new-york", Device: "sw-nyc", Backend: "userspace", PublicKey: publicKey(2), PSK: true, State: wg.TunnelUp,
-		Reason: "handshake 64 s ago", Since: before(26 * time.Hour), Endpoint: netip.MustParseAddrPort("198.51.100.1:51821"),
+		Peer: "nyc", Site: "new-york", Device: "wg-nyc", Backend: "userspace", PublicKey: publicKey(2), PSK: true, State: wg.TunnelUp,
+		Reason: "heard from within 180 s", Since: before(26 * time.Hour), Endpoint: netip.MustParseAddrPort("198.51.100.1:51821"),
 		LastHandshake: before(64 * time.Second), ReceiveBytes: 1_270_000, TransmitBytes: 5_500_000_000, MTU: 1420, Resolutions: 4,
 		ResolutionFailures: 1, EndpointChanges: 1,
 	}, {
-		Peer: "sin", Device: "sw-sin", Backend: "userspace", PublicKey: publicKey(3), State: wg.TunnelDown, Reason: "nothing heard for 190 s",
+		Peer: "sin", Device: "wg-sin", Backend: "userspace", PublicKey: publicKey(3), State: wg.TunnelDown, Reason: "nothing heard for 190 s",
 		Since: before(175 * time.Second), Endpoint: netip.MustParseAddrPort("[2001:db8::3]:51820"), LastHandshake: before(250 * time.Second),
 		ReceiveBytes: 900, TransmitBytes: 2048, MTU: 1420,
 	}, {
-		Peer: "store-17", Device: "sw-store-17", Backend: "userspace", PublicKey: publicKey(17), State: wg.TunnelNew, Reason: "no handshake yet",
+		Peer: "store-17", Device: "wg-store-17", Backend: "userspace", PublicKey: publicKey(17), State: wg.TunnelNew, Reason: "no handshake yet",
 		Since: before(2 * time.Hour), MTU: 1420,
 	}}
-	owner := []routes.AllowedIP{{Device: "sw-nyc", Prefix: netip.MustParsePrefix("172.20.2.0/24"), Peer: "nyc"}}
+	owner := []routes.AllowedIP{{Device: "wg-nyc", Prefix: netip.MustParsePrefix("172.20.2.0/24"), Peer: "nyc"}}
 	direct := gateway.PathInfo{
-		Neighbour: "nyc", Best: true, NextHop: netip.MustParseAddr("fe80::2%sw-nyc"), Received: before(26 * time.Hour),
+		Neighbour: "nyc", Best: true, NextHop: netip.MustParseAddr("fe80::2%wg-nyc"), Received: before(26 * time.Hour),
 		Attrs: &routes.Attrs{ASPath: []uint32{4242420002}, Origin: "igp", LocalPref: 100, Communities: []string{"64511:24"}, LargeCommunities: []string{"4242420002:1:2"}},
 	}
 	around := gateway.PathInfo{
-		Neighbour: "sin", NextHop: netip.MustParseAddr("fe80::3%sw-sin"), Received: before(time.Hour),
+		Neighbour: "sin", NextHop: netip.MustParseAddr("fe80::3%wg-sin"), Received: before(time.Hour),
 		Attrs: &routes.Attrs{ASPath: []uint32{4242420003, 4242420002}, Origin: "igp", LocalPref: 100},
 	}
 	learned := gateway.RouteInfo{
-		Prefix: netip.MustParsePrefix("172.20.2.0/24"), Installed: "dev sw-nyc", Source: "bgp", Paths: []gateway.PathInfo{direct, around},
+		Prefix: netip.MustParsePrefix("172.20.2.0/24"), Installed: "dev wg-nyc", Source: "bgp", Paths: []gateway.PathInfo{direct, around},
 		AllowedOn: owner, Changed: before(26 * time.Hour), Took: 0.00142,
 	}
 	refusedPath := gateway.PathInfo{
@@ -102,7 +102,7 @@ func newFixture() fixture {
 		}},
 		bgp: gateway.Sessions{APIVersion: "v1", ASN: 4242420001, RouterID: netip.MustParseAddr("172.20.1.1"), Sessions: []bgp.Session{nyc, sin, core}},
 		routes: gateway.Routes{APIVersion: "v1", Routes: []gateway.RouteInfo{
-			{Prefix: netip.MustParsePrefix("fd42:2::/48"), Installed: "dev sw-nyc", Source: "bgp", Paths: []gateway.PathInfo{direct}, Changed: before(26 * time.Hour), Took: 2.5},
+			{Prefix: netip.MustParsePrefix("fd42:2::/48"), Installed: "dev wg-nyc", Source: "bgp", Paths: []gateway.PathInfo{direct}, Changed: before(26 * time.Hour), Took: 2.5},
 			learned,
 			{Prefix: netip.MustParsePrefix("172.20.1.0/24"), Installed: "unreachable", Source: "own", Changed: before(50 * time.Hour)},
 			{Prefix: netip.MustParsePrefix("172.20.9.0/24"), Reason: "next hop 10.0.0.9 is not reachable", Source: "bgp", Paths: []gateway.PathInfo{{Neighbour: "core", Best: true, NextHop: netip.MustParseAddr("10.0.0.9"), Attrs: &routes.Attrs{ASPath: []uint32{65000}, Origin: "igp", LocalPref: 100}}}},
@@ -110,7 +110,7 @@ func newFixture() fixture {
 		}},
 		explanation: gateway.Explanation{
 			APIVersion: "v1", Address: netip.MustParseAddr("172.20.2.10"),
-			Summary: "172.20.2.10 is reached through nyc (dev sw-nyc): 172.20.2.0/24 from AS4242420002.",
+			Summary: "172.20.2.10 is reached through nyc (dev wg-nyc): 172.20.2.0/24 from AS4242420002.",
 			Matches: []gateway.RouteInfo{learned},
 			From:    owner,
 			Tunnels: tunnels[:1],

@@ -54,7 +54,8 @@ func TestRender(t *testing.T) {
 		"bgp":            func(w io.Writer) error { return renderSessions(w, false, sessions, now, true) },
 		"routes":         func(w io.Writer) error { return renderRoutes(w, false, rs, now, true) },
 		"rejected":       func(w io.Writer) error { return renderRejected(w, false, rs, now, true) },
-		"route":          func(w io.Writer) error { return renderRouteBlocks(w, false, rs[1:4], now) },
+		"route":          func(w io.Writer) error { return renderRouteBlocks(w, false, rs[1:2], now) },
+		"route-blocks":   func(w io.Writer) error { return renderRouteBlocks(w, false, rs[1:4], now) },
 		"explain": func(w io.Writer) error {
 			return renderExplanation(w, false, throughJSON[gateway.Explanation](t, f.explanation), now)
 		},

@@ -133,7 +133,7 @@ func bestPeer(r gateway.RouteInfo) string {
 // bestText tells of the first best path how it came: its AS path, or the source of what is not BGP's.
 func bestText(r gateway.RouteInfo) string {
 	for _, path := range r.Paths {
-		if path.Best {
+		if path.Best && path.Attrs != nil {
 			return asPath(path.Attrs)
 		}
 	}
@@ -228,7 +228,7 @@ func renderRouteBlock(e *errWriter, p painter, r gateway.RouteInfo, now time.Tim
 		if !path.Received.IsZero() {
 			heard = ", heard " + since(now, path.Received) + " ago"
 		}
-		e.printf("  path      %s %s%s%s (%s%s)\n", mark, path.Neighbour, hop, more.String(), verdict, heard)
+		e.printf("  path      %s %s%s (%s%s)%s\n", mark, path.Neighbour, hop, verdict, heard, more.String())
 	}
 	if len(r.Paths) == 0 {
 		e.printf("  source      %s\n", r.Source)
