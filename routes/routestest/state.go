@@ -142,3 +142,11 @@ func sorted[V any](m map[string]V) func(yield func(string, V) bool) {
 		}
 	}
 }
+
+// Connect puts a network on a link.
+func (w *World) Connect(link string, p netip.Prefix) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.links[link] = true
+	w.connected = append(w.connected, routes.Route{Prefix: p, Hops: []routes.Hop{{Device: link}}})
+}
