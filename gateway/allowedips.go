@@ -13,6 +13,8 @@ type tunnelIndex struct {
 	devices map[string]wg.Device
 	keys    map[peerOnDevice]wg.PublicKey
 	names   map[keyOnDevice]string
+	// remade counts devices and peers that came back without their allowed-IPs.
+	remade uint64
 }
 
 type (

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -18,9 +19,21 @@ type device struct {
 	backend string
 	mtu     int
 	peers   map[string]*peer
-	err     error
 	retryAt time.Time
 	backoff time.Duration
+	trouble string // with the link, as last logged
+}
+
+// linkEvery is how often links, addresses and MTUs are compared with what they should be.
+const linkEvery = 10 * time.Second
+
+func (d *device) byKey(k wg.PublicKey) *peer {
+	for _, p := range d.peers {
+		if p.spec.PublicKey == k {
+			return p
+		}
+	}
+	return nil
 }
 
 // open opens the device of d, and nothing more.
@@ -36,7 +49,7 @@ func (t *tunnels) open(ctx context.Context, d *device) error {
 	if err != nil {
 		return err
 	}
-	d.dev, d.backend, d.err, d.backoff = dev, b.Name, nil, 0
+	d.dev, d.backend = dev, b.Name
 	t.log.Info("device up", "device", d.spec.Name, "backend", b.Name, "mtu", cfg.MTU, "listen_port", cfg.ListenPort)
 	return nil
 }
@@ -48,39 +61,103 @@ func (t *tunnels) setLink(ctx context.Context, d *device) error {
 	d.mtu = t.mtu(ctx, d)
 	err := t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
 	if e, ok := errors.AsType[*host.SettingError](err); ok {
-		t.log.Warn("a setting of the device is not as it should be", "device", d.spec.Name, "error", e)
+		d.warn(t, "a setting of the device is not as it should be", e)
 		return nil
+	}
+	if err == nil {
+		d.trouble = ""
 	}
 	return err
 }
 
-// reopen brings a device back that could not be opened or disappeared. Its peers lose their sessions; the syncer's
-// comparison restores their allowed-IPs.
+// warn logs trouble with the link once, until it is another.
+func (d *device) warn(t *tunnels, what string, err error) {
+	if d.trouble != err.Error() {
+		d.trouble = err.Error()
+		t.log.Warn(what, "device", d.spec.Name, "error", err)
+	}
+}
+
+// mendLink puts back what others took from the link: addresses, state, MTU. It also follows the path's MTU.
+func (t *tunnels) mendLink(ctx context.Context, d *device) {
+	if err := t.setLink(ctx, d); err != nil && ctx.Err() == nil {
+		d.warn(t, "the device is not as it should be", err)
+	}
+}
+
+// lose notes that a device is gone, with all sessions.
+func (t *tunnels) lose(d *device, err error, now time.Time) {
+	t.log.Warn("device lost, opening it again", "device", d.spec.Name, "error", err)
+	if err := d.dev.Close(false); err != nil {
+		t.log.Warn("device did not close", "device", d.spec.Name, "error", err)
+	}
+	d.dev, d.retryAt, d.backoff = nil, now, 0
+	for _, p := range d.peers {
+		p.forget()
+		t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
+	}
+}
+
+// reopen brings back a device that disappeared, once it is due.
 func (t *tunnels) reopen(ctx context.Context, d *device, now time.Time) {
 	if now.Before(d.retryAt) {
 		return
 	}
-	err := t.open(ctx, d)
+	err := t.restore(ctx, d)
 	if err == nil {
-		err = t.setLink(ctx, d)
+		d.backoff = 0
+		return
+	}
+	d.backoff = min(max(2*d.backoff, time.Second), 30*time.Second)
+	d.retryAt = now.Add(d.backoff)
+	for _, p := range d.peers {
+		t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
+	}
+	if d.dev != nil {
+		d.dev.Close(false)
+		d.dev = nil
+	}
+}
+
+// restore opens the device and gives it its peers and addresses. The gateway has the syncer fill in the allowed-IPs.
+func (t *tunnels) restore(ctx context.Context, d *device) error {
+	if err := t.open(ctx, d); err != nil {
+		return err
 	}
 	for _, p := range d.peers {
-		if err != nil {
-			t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
-			continue
+		if err := t.setPeer(ctx, d, p); err != nil {
+			return err
 		}
-		cfg := p.spec.PeerConfig
+	}
+	if err := t.setLink(ctx, d); err != nil {
+		return err
+	}
+	t.remade++
+	return nil
+}
+
+// restorePeer brings back a peer that somebody took from the device.
+func (t *tunnels) restorePeer(ctx context.Context, d *device, p *peer) {
+	t.log.Warn("peer was removed by someone else, adding it again", "peer", p.spec.Name, "device", d.spec.Name)
+	p.forget()
+	if err := t.setPeer(ctx, d, p); err != nil {
+		t.log.Warn("peer not added", "peer", p.spec.Name, "error", err)
+		return
+	}
+	t.remade++
+}
+
+// setPeer writes the peer to the device, with where it was last.
+func (t *tunnels) setPeer(ctx context.Context, d *device, p *peer) error {
+	cfg := p.spec.PeerConfig
+	cfg.Endpoint = p.resume
+	if !cfg.Endpoint.IsValid() {
 		cfg.Endpoint = p.configured
-		err = d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}})
 	}
-	if err != nil {
-		d.backoff = min(max(2*d.backoff, time.Second), 30*time.Second)
-		d.retryAt, d.err = now.Add(d.backoff), err
-		if d.dev != nil {
-			d.dev.Close(false)
-			d.dev = nil
-		}
+	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}}); err != nil {
+		return fmt.Errorf("peer %s: %w", p.spec.Name, err)
 	}
+	return nil
 }
 
 // closeDevice removes d from the world if it is ours to remove.

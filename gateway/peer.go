@@ -3,6 +3,7 @@ package gateway
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -38,8 +39,10 @@ type peer struct {
 	lastSend    time.Time // when the poll last saw bytes leave
 
 	candidates  []netip.AddrPort // resolved, in order
-	tried       int              // index of the one in use
+	tried       int              // index of the one in use; -1: none of them yet
 	configured  netip.AddrPort   // last one that we set
+	worked      netip.AddrPort   // last one that the peer was heard from
+	resume      netip.AddrPort   // where it was when its device was lost
 	rotateAt    time.Time
 	resolving   bool
 	nextResolve time.Time
@@ -94,29 +97,66 @@ func (t *tunnels) observe(ctx context.Context, d *device, p *peer, s wg.PeerStat
 	if s.TransmitBytes > old.TransmitBytes {
 		p.lastSend = now
 	}
-	if s.Endpoint.IsValid() && old.Endpoint.IsValid() && s.Endpoint != old.Endpoint {
-		p.endpointChanges++
-		t.log.Info("endpoint changed", "peer", p.spec.Name, "endpoint", s.Endpoint)
-		if p.spec.Pin && p.configured.IsValid() && s.Endpoint != p.configured {
-			t.setEndpoint(ctx, d, p, p.configured)
-		}
-	}
 	p.stats = s
 	state, reason := p.liveness(now)
 	t.setState(p, state, reason, now)
+	t.followEndpoint(ctx, d, p)
 
 	if len(p.spec.Endpoints) == 0 {
 		return
 	}
-	if state != wg.TunnelUp && len(p.candidates) > 1 && !now.Before(p.rotateAt) {
-		p.tried = (p.tried + 1) % len(p.candidates)
-		t.setEndpoint(ctx, d, p, p.candidates[p.tried])
-		p.rotateAt = now.Add(rotateEvery)
+	if state == wg.TunnelNew || state == wg.TunnelDown {
+		t.rotate(ctx, d, p, now)
 	}
 	if state != wg.TunnelUp && p.nextResolve.After(now.Add(resolveSilent*3/2)) {
 		p.nextResolve = now
 	}
 	t.resolvePeer(ctx, d, p)
+}
+
+// followEndpoint notes where the peer is heard from, and puts a pinned endpoint back. Endpoints that we try in vain
+// are no changes.
+func (t *tunnels) followEndpoint(ctx context.Context, d *device, p *peer) {
+	now := p.stats.Endpoint
+	if !now.IsValid() {
+		return
+	}
+	if p.state == wg.TunnelUp && now != p.worked {
+		if p.worked.IsValid() {
+			p.endpointChanges++
+			t.log.Info("endpoint changed", "peer", p.spec.Name, "endpoint", now)
+		}
+		p.worked = now
+	}
+	if p.spec.Pin && p.configured.IsValid() && now != p.configured {
+		p.worked = p.configured
+		t.setEndpoint(ctx, d, p, p.configured)
+	}
+}
+
+// rotate sends a tunnel that nobody answers on to the next endpoint. The last one that worked has its turn too: what a
+// name says now may be wrong.
+func (t *tunnels) rotate(ctx context.Context, d *device, p *peer, now time.Time) {
+	targets := p.candidates
+	if p.worked.IsValid() && !slices.Contains(targets, p.worked) {
+		targets = append(slices.Clip(targets), p.worked)
+	}
+	if len(targets) == 0 || now.Before(p.rotateAt) {
+		return
+	}
+	p.rotateAt = now.Add(rotateEvery)
+	p.tried = (p.tried + 1) % len(targets)
+	if next := targets[p.tried]; next != p.endpoint() {
+		t.setEndpoint(ctx, d, p, next)
+	}
+}
+
+// forget drops what was heard on a device that is gone, and with it the session. Where the peer was is kept.
+func (p *peer) forget() {
+	if p.stats.Endpoint.IsValid() && !(p.spec.Pin && p.configured.IsValid()) {
+		p.resume = p.stats.Endpoint
+	}
+	p.stats, p.lastReceive, p.lastSend = wg.PeerStats{}, time.Time{}, time.Time{}
 }
 
 // liveness judges a peer by when it was last heard. Bytes and handshakes both count: each arrives authenticated.
@@ -155,7 +195,19 @@ func (t *tunnels) setState(p *peer, s wg.TunnelState, reason string, now time.Ti
 	}
 	t.log.Info("tunnel "+string(s), "peer", p.spec.Name, "was", p.state, "reason", reason)
 	p.state, p.since = s, now
-	t.alive(p.spec.Name, s == wg.TunnelUp || s == wg.TunnelStale)
+	t.tell(p.spec.Name, p.alive())
+}
+
+// alive as in wg.Tunnel.Alive.
+func (p *peer) alive() bool { return p.state == wg.TunnelUp || p.state == wg.TunnelStale }
+
+// tell says whether routes through the peer make sense, if that is news.
+func (t *tunnels) tell(peer string, alive bool) {
+	if was, told := t.told[peer]; told && was == alive {
+		return
+	}
+	t.told[peer] = alive
+	t.alive(peer, alive)
 }
 
 // numeric returns the endpoints as addresses if none of them is a name.
@@ -246,25 +298,45 @@ func (t *tunnels) onResolved(ctx context.Context, r resolution) {
 		every = resolveEvery
 	}
 	p.nextResolve = now.Add(every + rand.N(every/4))
+	if !slices.Equal(p.spec.Endpoints, r.endpoints) { // reconfigured meanwhile: ask for the new ones
+		p.nextResolve = now
+		t.resolvePeer(ctx, d, p)
+		return
+	}
+	r.addrs = slices.DeleteFunc(r.addrs, func(a netip.AddrPort) bool { return t.refused(r, a) })
+	if r.err == nil && len(r.addrs) == 0 {
+		r.err = errInTunnel
+	}
 	if r.err != nil { // what worked last is kept for ever
 		p.resolutionFailures++
 		t.log.Warn("endpoint not resolved", "peer", r.peer, "endpoints", r.endpoints, "error", r.err)
 		return
 	}
-	if slices.Equal(p.candidates, r.addrs) || !slices.Equal(p.spec.Endpoints, r.endpoints) {
+	if slices.Equal(p.candidates, r.addrs) {
 		return
 	}
 	had := p.configured
 	p.setCandidates(r.addrs, now)
 	p.configured = had
 	// A live tunnel keeps its endpoint: what a name says now may be wrong, and a peer that moved roams by itself.
-	if p.state != wg.TunnelUp || !p.configured.IsValid() {
-		t.setEndpoint(ctx, d, p, p.candidates[0])
+	if p.alive() && had.IsValid() {
+		p.tried, p.rotateAt = -1, now
+		return
 	}
+	t.setEndpoint(ctx, d, p, p.candidates[0])
+}
+
+// errInTunnel says that a name led into the network behind the tunnels.
+var errInTunnel = errors.New("every address is reached through a tunnel: not an endpoint")
+
+// refused tells whether an address that a name gave leads through a tunnel. As an endpoint it would never answer, and
+// the prefixes that cover it would be refused from then on. What the file gives as a number is taken as it is.
+func (t *tunnels) refused(r resolution, a netip.AddrPort) bool {
+	return t.inTunnel != nil && t.inTunnel(a.Addr()) && !slices.Contains(r.endpoints, a.String())
 }
 
 func (t *tunnels) setEndpoint(ctx context.Context, d *device, p *peer, ep netip.AddrPort) {
-	p.configured = ep
+	p.configured, p.resume = ep, netip.AddrPort{}
 	if d.dev == nil {
 		return
 	}

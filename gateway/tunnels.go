@@ -49,12 +49,16 @@ type tunnels struct {
 	log      *slog.Logger
 	poll     time.Duration
 	alive    func(peer string, alive bool)
+	inTunnel func(netip.Addr) bool // may be nil; see refused
 	now      func() time.Time
 	calls    chan func(context.Context)
 	resolved chan resolution
 	changed  chan struct{}
 
 	devices map[string]*device
+	told    map[string]bool // by peer, what alive was last called with
+	remade  uint64          // devices and peers that came back empty
+	linkAt  time.Time       // when the links were last seen to
 
 	index    atomic.Pointer[tunnelIndex]
 	snapshot atomic.Pointer[[]wg.Tunnel]
@@ -73,6 +77,7 @@ func newTunnels(o Options) *tunnels {
 		resolved: make(chan resolution),
 		changed:  make(chan struct{}, 1),
 		devices:  map[string]*device{},
+		told:     map[string]bool{},
 	}
 	t.publish()
 	return t
@@ -119,22 +124,44 @@ func (t *tunnels) call(ctx context.Context, f func(context.Context) error) error
 // first. On error it undoes what it created.
 func (t *tunnels) Add(ctx context.Context, specs []deviceSpec) error {
 	return t.call(ctx, func(ctx context.Context) error {
+		t.freePorts(specs)
 		var created []string
 		for _, s := range specs {
 			_, had := t.devices[s.Name]
-			if err := t.addDevice(ctx, s); err != nil {
+			err := t.addDevice(ctx, s)
+			if _, has := t.devices[s.Name]; has && !had {
+				created = append(created, s.Name)
+			}
+			if err != nil {
 				for _, name := range created {
 					t.closeDevice(name, true)
 				}
+				t.publish()
 				return fmt.Errorf("device %s: %w", s.Name, err)
-			}
-			if !had {
-				created = append(created, s.Name)
 			}
 		}
 		t.publish()
 		return nil
 	})
+}
+
+// freePorts closes devices that are to go and whose port another device takes over, as when a peer is renamed: the one
+// case in which the old must go before the new can come.
+func (t *tunnels) freePorts(specs []deviceSpec) {
+	stays, taken := map[string]bool{}, map[uint16]string{}
+	for _, s := range specs {
+		stays[s.Name] = true
+		if d := t.devices[s.Name]; d == nil || d.spec.ListenPort != s.ListenPort {
+			taken[s.ListenPort] = s.Name
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
+		port := t.devices[name].spec.ListenPort
+		if heir := taken[port]; port != 0 && heir != "" && !stays[name] {
+			t.log.Info("port changes hands", "port", port, "from", name, "to", heir)
+			t.closeDevice(name, true)
+		}
+	}
 }
 
 // Prune removes devices and peers that specs do not have.
@@ -195,7 +222,7 @@ func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
 	}
 	d.spec.Peers = old.Peers
 	for _, p := range s.Peers {
-		if err := t.addPeer(ctx, d, p); err != nil {
+		if err := t.addPeer(ctx, d, p, s.Peers); err != nil {
 			return err
 		}
 	}
@@ -203,29 +230,39 @@ func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
 	return t.setLink(ctx, d)
 }
 
-func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
+// addPeer adds or updates a peer; all are those that the device is to have.
+func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec, all []peerSpec) error {
 	p, ok := d.peers[s.Name]
 	if ok && p.spec.equal(s) {
 		return nil
 	}
+	has := func(k wg.PublicKey) bool {
+		return slices.ContainsFunc(all, func(o peerSpec) bool { return o.PublicKey == k })
+	}
 	cfg := s.PeerConfig
-	fresh := &peer{spec: s, state: wg.TunnelNew, since: t.now(), reason: "no handshake yet"}
-	if ok && p.spec.PublicKey == s.PublicKey {
-		fresh = p // its counters and its session go on
-		if !slices.Equal(p.spec.Endpoints, s.Endpoints) {
-			p.candidates, p.nextResolve = nil, time.Time{}
+	fresh := &peer{spec: s, state: wg.TunnelNew, since: t.now()}
+	rekeyed := ok && p.spec.PublicKey != s.PublicKey
+	if !ok || rekeyed {
+		fresh.takeOver(d.byKey(s.PublicKey))
+		fresh.spec = s
+	} else { // its counters and its session go on
+		if !slices.Equal(p.spec.Endpoints, s.Endpoints) { // what the operator changed is not held back
+			p.forgetEndpoints()
 		}
 		p.spec = s
+		fresh = p
 	}
 	// A peer that comes with its endpoint sends its first handshake at once.
 	if addrs, ok := numeric(s.Endpoints); ok && fresh.candidates == nil {
 		fresh.setCandidates(addrs, t.now())
 		cfg.Endpoint = addrs[0]
 	}
+	if fresh.state == wg.TunnelNew {
+		_, fresh.reason = fresh.liveness(t.now())
+	}
 	delta := wg.Delta{SetPeers: []wg.PeerConfig{cfg}}
-	if ok && p != fresh {
+	if rekeyed && !has(p.spec.PublicKey) { // unless the key is now another name's
 		delta.RemovePeers = []wg.PublicKey{p.spec.PublicKey}
-		t.alive(s.Name, false) // what was known is of another key
 	}
 	if d.dev != nil {
 		if err := d.dev.Apply(ctx, delta); err != nil {
@@ -236,14 +273,41 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec) error {
 	if !ok {
 		t.log.Info("peer added", "peer", s.Name, "device", d.spec.Name)
 	}
+	if fresh.alive() || rekeyed || t.told[s.Name] { // what was known of the name is of another tunnel
+		t.tell(s.Name, fresh.alive())
+	}
 	t.resolvePeer(ctx, d, fresh)
 	return nil
+}
+
+// takeOver continues the tunnel of a peer with the same key that had another name. Its endpoints are looked up anew.
+func (p *peer) takeOver(old *peer) {
+	if old == nil {
+		return
+	}
+	spec := p.spec
+	*p = *old
+	p.spec, p.resolving, p.nextResolve = spec, false, time.Time{}
+	if !slices.Equal(spec.Endpoints, old.spec.Endpoints) {
+		p.forgetEndpoints()
+	}
+}
+
+// forgetEndpoints makes room for others. The device keeps its own until then.
+func (p *peer) forgetEndpoints() {
+	p.candidates, p.nextResolve = nil, time.Time{}
+	p.configured, p.worked, p.resume = netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{}
 }
 
 // tick reads the devices' statistics, moves the peers' states and starts what is due.
 func (t *tunnels) tick(ctx context.Context) {
 	now := t.now()
-	for name, d := range t.devices {
+	links := now.Sub(t.linkAt) >= linkEvery
+	if links {
+		t.linkAt = now
+	}
+	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
+		d := t.devices[name]
 		if d.dev == nil {
 			t.reopen(ctx, d, now)
 			continue
@@ -253,9 +317,7 @@ func (t *tunnels) tick(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			t.log.Warn("device lost, opening it again", "device", name, "error", err)
-			d.dev.Close(false)
-			d.dev, d.err, d.retryAt = nil, err, now
+			t.lose(d, err, now)
 			t.reopen(ctx, d, now)
 			continue
 		}
@@ -264,14 +326,21 @@ func (t *tunnels) tick(ctx context.Context) {
 			byKey[s.PublicKey] = s
 		}
 		for _, p := range d.peers {
-			t.observe(ctx, d, p, byKey[p.spec.PublicKey], now)
+			s, ok := byKey[p.spec.PublicKey]
+			if !ok {
+				t.restorePeer(ctx, d, p)
+			}
+			t.observe(ctx, d, p, s, now)
+		}
+		if links {
+			t.mendLink(ctx, d)
 		}
 	}
 }
 
 // publish replaces the index and the snapshot if something changed, and wakes the gateway.
 func (t *tunnels) publish() {
-	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}}
+	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}, t.remade}
 	snap := []wg.Tunnel{}
 	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
 		d := t.devices[name]
@@ -285,9 +354,9 @@ func (t *tunnels) publish() {
 			snap = append(snap, p.tunnel(d))
 		}
 	}
-	t.index.Store(ix)
+	before := t.index.Swap(ix)
 	old := t.snapshot.Swap(&snap)
-	if old == nil || !slices.EqualFunc(*old, snap, sameForRouting) {
+	if old == nil || before.remade != ix.remade || !slices.EqualFunc(*old, snap, sameForRouting) {
 		select {
 		case t.changed <- struct{}{}:
 		default:
