@@ -88,7 +88,19 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 
 func (a *API) handler() http.Handler {
 	g, mux := a.Gateway, http.NewServeMux()
-	get := func(path string, f func(*http.Request) (any, error)) { mux.HandleFunc("GET "+path, answer(f)) }
+	handle := func(method, path string, f func(*http.Request) (any, error)) {
+		mux.HandleFunc(method+" "+path, answer(f))
+		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { // any other method
+			w.Header().Set("Allow", method)
+			answer(func(*http.Request) (any, error) {
+				return nil, httpError{http.StatusMethodNotAllowed, fmt.Errorf("%s %s: use %s", r.Method, path, method)}
+			})(w, r)
+		})
+	}
+	get := func(path string, f func(*http.Request) (any, error)) { handle(http.MethodGet, path, f) }
+	mux.HandleFunc("/", answer(func(r *http.Request) (any, error) {
+		return nil, httpError{http.StatusNotFound, fmt.Errorf("there is nothing at %s", r.URL.Path)}
+	}))
 	get("/v1/healthz", func(*http.Request) (any, error) {
 		if age := time.Since(g.Heartbeat()); age > 30*time.Second {
 			return nil, httpError{http.StatusServiceUnavailable, fmt.Errorf("the gateway's loop has not turned for %s", age.Round(time.Second))}
@@ -134,19 +146,22 @@ func (a *API) handler() http.Handler {
 		}
 		return d, nil
 	})
-	mux.HandleFunc("POST /v1/reload", answer(func(r *http.Request) (any, error) {
+	handle(http.MethodPost, "/v1/reload", func(r *http.Request) (any, error) {
 		changes, err := g.Reload(r.Context(), "api")
-		if err != nil {
+		switch {
+		case errors.Is(err, ErrEnded):
+			return nil, httpError{http.StatusServiceUnavailable, err}
+		case err != nil:
 			return nil, httpError{http.StatusUnprocessableEntity, err}
 		}
 		return Reload{APIVersion: APIVersion, Changes: changes, Config: g.ConfigInfo()}, nil
-	}))
-	mux.HandleFunc("POST /v1/stop", answer(func(r *http.Request) (any, error) {
+	})
+	handle(http.MethodPost, "/v1/stop", func(r *http.Request) (any, error) {
 		teardown := r.FormValue("teardown") != ""
 		a.Log.Info("stop asked for", "teardown", teardown)
 		g.Stop(teardown)
 		return map[string]string{"api_version": APIVersion, "stopping": "yes"}, nil
-	}))
+	})
 	return mux
 }
 

@@ -140,7 +140,7 @@ func families(s *config.Session) (out []routes.Family) {
 }
 
 // speakerConfig is what the speaker is told, with tunnels as they are now: prefixes of peers without BGP are
-// announced while their tunnel is up.
+// announced while their tunnel is alive.
 func speakerConfig(c *config.Config, tunnels []wg.Tunnel) bgp.Config {
 	out := bgp.Config{
 		ASN:             c.ASN,
@@ -155,15 +155,15 @@ func speakerConfig(c *config.Config, tunnels []wg.Tunnel) bgp.Config {
 		out.Announce = append(out.Announce, bgp.Announcement{Prefix: a.Prefix, Communities: a.Communities})
 		out.Own = append(out.Own, a.Prefix)
 	}
-	up := map[string]bool{}
+	alive := map[string]bool{}
 	for _, t := range tunnels {
-		up[t.Peer] = t.State == wg.TunnelUp
+		alive[t.Peer] = t.Alive() // an idle one too: without the announcement nothing would ever wake it
 	}
 	for _, p := range c.Peers {
 		if p.ASN == 0 {
 			for _, prefix := range p.Prefixes {
 				out.Own = append(out.Own, prefix)
-				if up[p.Name] {
+				if alive[p.Name] {
 					out.Announce = append(out.Announce, bgp.Announcement{Prefix: prefix})
 				}
 			}

@@ -124,11 +124,11 @@ func (g *Gateway) Explain(a netip.Addr) Explanation {
 
 // summary puts an explanation into a sentence, the cause first.
 func summary(a netip.Addr, cfg *config.Config, e Explanation, carrier routes.RouteInfo, ok bool, ts []wg.Tunnel) string {
+	if ok && carrier.Source == routes.Own || !ok && e.Own.IsValid() {
+		return fmt.Sprintf("%s is in %s, which this site announces: it is ours.", a, cmp.Or(e.Own, carrier.Prefix))
+	}
 	if !ok {
-		switch {
-		case e.Own.IsValid():
-			return fmt.Sprintf("%s is in %s, which this site announces: it is ours.", a, e.Own)
-		case len(e.Matches) == 0:
+		if len(e.Matches) == 0 {
 			return fmt.Sprintf("nothing is known of %s: no neighbour announced a prefix that contains it.", a)
 		}
 		m := e.Matches[0]

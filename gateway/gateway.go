@@ -82,6 +82,8 @@ type Gateway struct {
 	alive     map[string]bool // by peer, as the speaker was told
 	lastSpeak bgp.Config
 	spoken    bool
+	refilled  uint64            // tunnelIndex.remade that the syncer was told of
+	troubles  map[string]string // what fails now, as last logged
 
 	current  atomic.Pointer[inForce]
 	reloads  reloadCounters
@@ -89,6 +91,7 @@ type Gateway struct {
 	beat     atomic.Int64 // Unix nanoseconds of the loop's last turn
 	stopping chan struct{}
 	stopOnce sync.Once
+	ended    chan struct{} // closed when nothing is applied any more
 }
 
 // inForce is a configuration and when it came to be. Immutable.
@@ -122,8 +125,11 @@ func New(o Options) *Gateway {
 		started: time.Now(),
 		alive:   map[string]bool{},
 
+		troubles: map[string]string{},
 		stopping: make(chan struct{}),
+		ended:    make(chan struct{}),
 	}
+	g.tunnels.inTunnel = g.inTunnel
 	g.syncer = routes.New(routes.Options{FIB: o.FIB, Tunnels: g.tunnels, Feed: g.feed, Log: o.Log})
 	g.speaker = o.NewSpeaker(speakerConfig(o.Config, nil), g.feed)
 	g.current.Store(&inForce{cfg: o.Config, info: ConfigInfo{
@@ -181,17 +187,19 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if err == nil {
 		err = g.serve(ctx, groupCtx)
 	}
-	if err != nil || g.teardown.Load() {
+	close(g.ended)
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		err = nil // stopped while it started
+	}
+	remove := err != nil || g.teardown.Load()
+	if remove {
 		err = errors.Join(err, g.removeAll())
 	}
 	endParts()
 	if e := group.Wait(); !errors.Is(e, context.Canceled) {
 		err = errors.Join(err, e)
 	}
-	g.tunnels.Close(err != nil || g.teardown.Load())
-	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		return nil
-	}
+	g.tunnels.Close(remove)
 	return err
 }
 
@@ -217,8 +225,18 @@ func (g *Gateway) start(ctx context.Context) error {
 
 // setFirewall guards and clamps. A kernel without nftables loses both and keeps the rest.
 func (g *Gateway) setFirewall(ctx context.Context, cfg *config.Config) {
-	if err := g.o.Host.SetFirewall(ctx, firewallConfig(cfg)); err != nil {
-		g.log.Warn("no firewall: the BGP port is not guarded and TCP segments are not clamped", "error", err)
+	err := g.o.Host.SetFirewall(ctx, firewallConfig(cfg))
+	g.note(ctx, "no firewall: the BGP port is not guarded and TCP segments are not clamped", err)
+}
+
+// note logs what fails again and again when it begins, and when it changes. Without an error it is over.
+func (g *Gateway) note(ctx context.Context, what string, err error) {
+	switch {
+	case err == nil:
+		delete(g.troubles, what)
+	case ctx.Err() == nil && g.troubles[what] != err.Error():
+		g.troubles[what] = err.Error()
+		g.log.Warn(what, "error", err)
 	}
 }
 
@@ -231,13 +249,14 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 	defer func() { hush(); <-spoke }()
 
 	close(g.ready)
-	care := time.NewTicker(5 * time.Second)
+	care, guard := time.NewTicker(5*time.Second), time.NewTicker(30*time.Second)
 	defer care.Stop()
+	defer guard.Stop()
 	for {
 		g.beat.Store(time.Now().UnixNano())
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return nil
 		case <-parts.Done():
 			return nil // the group's error says why
 		case err := <-spoke:
@@ -250,9 +269,9 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 		case <-care.C:
 			g.follow(ctx)
 			cfg := g.Config()
-			if err := g.o.Host.SetRules(ctx, rulesConfig(cfg)); err != nil {
-				g.log.Warn("policy rules not in place", "error", err)
-			}
+			g.note(ctx, "policy rules not in place", g.o.Host.SetRules(ctx, rulesConfig(cfg)))
+		case <-guard.C: // its rules are replaced as a whole, hence less often
+			g.setFirewall(ctx, g.Config())
 		}
 	}
 }
@@ -261,10 +280,12 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 // which prefixes of peers without BGP can be announced.
 func (g *Gateway) follow(ctx context.Context) {
 	cfg, ts := g.Config(), g.Tunnels()
+	g.refill(ctx, cfg)
 	want := speakerConfig(cfg, ts)
 	if !g.spoken || !sameSpeech(want, g.lastSpeak) {
-		if err := g.speaker.Set(ctx, want); err != nil {
-			g.log.Warn("BGP does not follow the tunnels", "error", err)
+		err := g.speaker.Set(ctx, want)
+		g.note(ctx, "BGP does not follow the tunnels", err)
+		if err != nil {
 			return // the next turn tries again
 		}
 		g.lastSpeak, g.spoken = want, true
@@ -290,6 +311,26 @@ func (g *Gateway) follow(ctx context.Context) {
 	}
 }
 
+// refill has the allowed-IPs of devices and peers that came back without them written at once: putting the policy in
+// force again compares everything. The routes come back when the tunnels do.
+func (g *Gateway) refill(ctx context.Context, cfg *config.Config) {
+	remade := g.tunnels.index.Load().remade
+	if remade == g.refilled {
+		return
+	}
+	err := g.syncer.SetPolicy(ctx, routesPolicy(cfg))
+	g.note(ctx, "allowed-IPs not restored yet", err)
+	if err == nil { // else the next turn tries again
+		g.refilled = remade
+	}
+}
+
+// inTunnel tells whether packets to the address leave through a tunnel by something more specific than a default route.
+func (g *Gateway) inTunnel(a netip.Addr) bool {
+	r, ok := g.Routing().Lookup(a)
+	return ok && len(r.Installed) > 0 && r.Prefix.Bits() > 1 && slices.ContainsFunc(r.Desired, func(w routes.Way) bool { return w.Peer != "" })
+}
+
 // sameSpeech compares what changes with the tunnels; the rest changes only by Apply.
 func sameSpeech(a, b bgp.Config) bool {
 	return slices.Equal(a.Endpoints, b.Endpoints) && slices.EqualFunc(a.Announce, b.Announce, func(x, y bgp.Announcement) bool {
@@ -297,11 +338,16 @@ func sameSpeech(a, b bgp.Config) bool {
 	})
 }
 
+// ErrEnded says that the gateway has stopped, or is about to.
+var ErrEnded = errors.New("the gateway is stopping")
+
 // Apply puts a configuration in force. What did not change is not touched; on error the old one stays in force.
 func (g *Gateway) Apply(ctx context.Context, cfg *config.Config, trigger string) error {
 	r := applyRequest{ctx: ctx, cfg: cfg, trigger: trigger, reply: make(chan error, 1)}
 	select {
 	case g.applies <- r:
+	case <-g.ended:
+		return ErrEnded
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -337,7 +383,10 @@ func (g *Gateway) refused(err error) {
 	for {
 		old := g.current.Load()
 		now := *old
-		now.info.LastError = err.Error()
+		now.info.LastError, now.info.RestartRequired = err.Error(), nil
+		if e, ok := errors.AsType[*RestartError](err); ok {
+			now.info.RestartRequired = e.Settings
+		}
 		if g.current.CompareAndSwap(old, &now) {
 			return
 		}
@@ -348,7 +397,7 @@ func (g *Gateway) refused(err error) {
 func (g *Gateway) apply(ctx context.Context, cfg *config.Config) error {
 	old := g.current.Load()
 	if bad := restartRequired(old.cfg, cfg); len(bad) > 0 {
-		return fmt.Errorf("%s cannot change while running: restart sitewire to apply it", strings.Join(bad, ", "))
+		return &RestartError{bad}
 	}
 	undo := func(err error) error {
 		ctx := context.WithoutCancel(ctx)
@@ -364,6 +413,13 @@ func (g *Gateway) apply(ctx context.Context, cfg *config.Config) error {
 	g.current.Store(&inForce{cfg: cfg, info: info})
 	g.log.Info("configuration applied", "generation", info.Generation, "hash", info.Hash)
 	return nil
+}
+
+// RestartError says that a configuration differs in what is fixed for the life of the process.
+type RestartError struct{ Settings []string }
+
+func (e *RestartError) Error() string {
+	return strings.Join(e.Settings, "; ") + " cannot change while running: restart sitewire to apply it"
 }
 
 // applyParts adds before it removes: devices and peers, then sessions, then routes and allowed-IPs. Devices and peers

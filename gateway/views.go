@@ -74,7 +74,7 @@ func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.S
 			if !t.Endpoint.IsValid() {
 				fix = "the peer has no endpoint here: the other end must call, or give it an `endpoint`"
 			}
-			add(t.Peer, "tunnel has never come up: "+t.Reason, fix)
+			add(t.Peer, "tunnel has not come up: "+t.Reason, fix)
 		case wg.TunnelDown:
 			add(t.Peer, fmt.Sprintf("tunnel is down since %s: %s", t.Since.Format(time.RFC3339), t.Reason),
 				"look at the other end and at the path to "+endpointText(t))
