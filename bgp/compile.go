@@ -72,6 +72,9 @@ func compile(members []member, own []netip.Prefix, endpoints []netip.Addr) (*com
 			}
 		}
 	}
+	if err := prependable(members); err != nil {
+		return nil, err
+	}
 	c.imports(members, own, endpoints)
 	c.exports(members)
 	if err := errors.Join(c.errs...); err != nil {
@@ -188,12 +191,20 @@ func (c *compiler) importGroup(g []member, own []netip.Prefix) {
 }
 
 func (c *compiler) exports(members []member) {
+	external := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return m.internal })
+	internal := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return !m.internal })
+	// When a route changes into one that is rejected, GoBGP asks whether the policy lets the old one pass, to see
+	// whether it has to be withdrawn: and that one without our ASN in front. No route that goes out is like that; say
+	// yes, and have it withdrawn.
+	for _, g := range group(external, func(m member) string { return fmt.Sprint(m.localASN) }) {
+		c.add(exp, addresses(g), &api.Conditions{
+			AsPathSet: c.set(api.DefinedType_DEFINED_TYPE_AS_PATH, api.MatchSet_TYPE_INVERT, fmt.Sprintf("^%d_", g[0].localASN)),
+		}, accept())
+	}
 	c.refuseOut(policy.Martians())
 	for _, learned := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL, api.Conditions_ROUTE_TYPE_INTERNAL} {
 		c.add(exp, nil, &api.Conditions{RouteType: learned, CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, "^65535:65282$")}, reject())
 	}
-	external := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return m.internal })
-	internal := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return !m.internal })
 	if to := addresses(external); len(to) > 0 {
 		for _, learned := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL, api.Conditions_ROUTE_TYPE_INTERNAL} {
 			c.add(exp, to, &api.Conditions{
@@ -385,4 +396,30 @@ func equalPolicy(a, b *policy.Policy) bool {
 		return a == b
 	}
 	return reflect.DeepEqual(a.Clone(), b.Clone())
+}
+
+// prependable refuses what would leave routes behind at an eBGP neighbour: once an import rule has put our own ASN into
+// paths, the old and the new form of a route (see exports) can no longer be told apart, which matters where export
+// rules look at the path.
+func prependable(members []member) error {
+	var prepends, looks string
+	for _, m := range members {
+		if m.policy == nil {
+			continue
+		}
+		for _, r := range m.policy.Import {
+			if r.Set.Prepend > 0 {
+				prepends = fmt.Sprintf("import rule %s of policy %s", r.Name, m.policy.Name)
+			}
+		}
+		for _, r := range m.policy.Export {
+			if c := &r.Match; !m.internal && (c.ASPath != "" || c.OriginAS != nil || c.ASPathMin > 0 || c.ASPathMax > 0) {
+				looks = fmt.Sprintf("export rule %s of policy %s", r.Name, m.policy.Name)
+			}
+		}
+	}
+	if prepends != "" && looks != "" {
+		return fmt.Errorf("%s prepends our ASN and %s matches AS paths: GoBGP cannot do both; prepend on export, or set local_pref on import", prepends, looks)
+	}
+	return nil
 }

@@ -18,8 +18,10 @@ const (
 	publishEvery = 500 * time.Millisecond
 	// refitEvery bounds how often room under a prefix limit is looked for.
 	refitEvery = 2 * time.Second
-	// A call that stops receiving for a time d is not made again before idleShare times d have passed.
-	idleShare = 50
+	// A call that stops receiving for a time d is not made again before idleShare times d have passed; one that nobody
+	// waits for, not before pollShare times d.
+	idleShare = 10
+	pollShare = 50
 	// maxPace is the longest wait that this leads to.
 	maxPace = 2 * time.Minute
 )
@@ -41,6 +43,7 @@ type loop struct {
 	restarting bool // the first sessions are those of a restarted speaker
 	published  time.Time
 	refitted   time.Time
+	refitPace  time.Duration
 	pollAt     time.Time
 	adviseAt   time.Time // when to count what is advertised
 }
@@ -128,7 +131,7 @@ func (l *loop) run(ctx context.Context) error {
 // follow does what events made necessary. All of it looks at the state of things, none of it at what woke us.
 func (l *loop) follow() {
 	now := time.Now()
-	if now.Sub(l.refitted) >= refitEvery {
+	if now.Sub(l.refitted) >= l.refitPace {
 		l.refitted = now
 		l.view.refit()
 	}
@@ -180,12 +183,20 @@ func (l *loop) policies() error {
 	}
 	before := l.told
 	l.told, l.text = next, text
-	clear(l.refused)
+	refused := map[refusal]bool{}
 	for _, m := range list {
 		for p := range m.refused {
-			l.refused[refusal{m.address, p}] = true
+			refused[refusal{m.address, p}] = true
 		}
 	}
+	moved := map[netip.Addr]bool{} // addresses whose single refusals changed with this
+	for r := range refused {
+		moved[r.address] = moved[r.address] || !l.refused[r]
+	}
+	for r, was := range l.refused {
+		moved[r.address] = moved[r.address] || was && !refused[r]
+	}
+	l.refused = refused
 	if before == nil {
 		return nil
 	}
@@ -194,7 +205,9 @@ func (l *loop) policies() error {
 			continue
 		}
 		bare := address.WithZone("")
-		l.soft(address, before.in[bare] != next.in[bare], before.out[bare] != next.out[bare])
+		if l.soft(address, before.in[bare] != next.in[bare] || moved[bare], before.out[bare] != next.out[bare]) {
+			l.pace[address].next = time.Time{} // somebody waits for a new policy
+		}
 	}
 	return nil
 }
@@ -238,7 +251,11 @@ func (l *loop) refusals() error {
 			continue
 		}
 		for p := range list {
-			l.refused[refusal{k.address, p}] = k.add
+			if k.add {
+				l.refused[refusal{k.address, p}] = true
+			} else {
+				delete(l.refused, refusal{k.address, p})
+			}
 		}
 		for address, p := range l.peers {
 			if p.added && address.WithZone("") == k.address {
@@ -255,10 +272,10 @@ type pace struct {
 	next    time.Time
 }
 
-// soft puts a neighbour down for a soft reset.
-func (l *loop) soft(address netip.Addr, in, out bool) {
+// soft puts a neighbour down for a soft reset. It reports whether there is anything to do.
+func (l *loop) soft(address netip.Addr, in, out bool) bool {
 	if !in && !out {
-		return
+		return false
 	}
 	p := l.pace[address]
 	if p == nil {
@@ -266,6 +283,7 @@ func (l *loop) soft(address netip.Addr, in, out bool) {
 		l.pace[address] = p
 	}
 	p.in, p.out = p.in || in, p.out || out
+	return true
 }
 
 // softResets does those that are due.
@@ -294,6 +312,7 @@ func (l *loop) softResets() {
 		}
 		cost := time.Since(begin)
 		p.in, p.out, p.next = false, false, begin.Add(min(idleShare*cost, maxPace))
+		l.refitPace = max(refitEvery, min(idleShare*cost, maxPace))
 	}
 }
 

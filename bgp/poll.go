@@ -37,9 +37,9 @@ func (l *loop) poll(now time.Time) {
 		})
 	})
 	cost := time.Since(begin)
-	l.pollAt = now.Add(max(pollEvery, min(idleShare*cost, maxPace)))
+	l.pollAt = now.Add(max(pollEvery, min(pollShare*cost, maxPace)))
 	if advertised {
-		l.adviseAt = now.Add(max(adviseEvery, min(4*idleShare*cost, 5*maxPace)))
+		l.adviseAt = now.Add(max(adviseEvery, min(4*pollShare*cost, 5*maxPace)))
 	}
 	if err != nil {
 		l.log.Error("list neighbours", "err", err)

@@ -122,6 +122,17 @@ func (s State) String() string {
 // MarshalText implements encoding.TextMarshaler.
 func (s State) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText implements encoding.TextUnmarshaler; what it does not know is 0.
+func (s *State) UnmarshalText(text []byte) error {
+	*s = 0
+	for x := Idle; x <= Established; x++ {
+		if x.String() == string(text) {
+			*s = x
+		}
+	}
+	return nil
+}
+
 // Counts of prefixes of one family of a session.
 type Counts struct {
 	Received   int            `json:"received"` // before policy
