@@ -344,5 +344,7 @@ func (t *tunnels) setEndpoint(ctx context.Context, d *device, p *peer, ep netip.
 	cfg.Endpoint = ep
 	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}}); err != nil {
 		t.log.Warn("endpoint not set", "peer", p.spec.Name, "endpoint", ep, "error", err)
+		return
 	}
+	p.stats.Endpoint = ep
 }

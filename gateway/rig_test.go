@@ -496,9 +496,9 @@ func (s *fakeSpeaker) Run(ctx context.Context) error {
 	if s.broken != nil {
 		return s.broken
 	}
-	s.journal.add("bgp begins")
+	s.journal.add("speaker begins")
 	<-ctx.Done()
-	s.journal.add("bgp ends")
+	s.journal.add("speaker ends")
 	return nil
 }
 
@@ -591,4 +591,31 @@ func (n *fakeNames) resolve(ctx context.Context, name string) ([]netip.Addr, err
 		fail = errors.New("no such host")
 	}
 	return slices.Clone(answer), fail
+}
+
+func (n *fakeNames) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asked
+}
+
+// keepHearing lets the peer answer every half minute.
+func (r *rig) keepHearing(deviceName, peer string, d time.Duration) {
+	r.t.Helper()
+	for range d / (30 * time.Second) {
+		r.hear(deviceName, peer)
+		r.after(29 * time.Second)
+	}
+}
+
+// until waits for a tunnel to get into a state.
+func (r *rig) until(peer string, s wg.TunnelState) {
+	r.t.Helper()
+	for range 600 {
+		if r.tunnel(peer).State == s {
+			return
+		}
+		r.after(time.Second)
+	}
+	r.t.Fatalf("tunnel %s is still %s, want %s", peer, r.tunnel(peer).State, s)
 }
