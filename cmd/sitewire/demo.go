@@ -86,8 +86,8 @@ func (a *app) runDemo(ctx context.Context, once, keep bool) (err error) {
 		lab.printLogs(a.stderr)
 		if !once && isTerminal(a.stdin) {
 			// Whoever watches may want to look around; the verdict stays.
-			fmt.Fprintln(a.stderr, "sitewire:", err)
-			return errors.Join(withCode(exitFailure, err), a.demoShell(lab))
+			fmt.Fprintln(a.stderr, "sitewire: demo:", err)
+			return errors.Join(silently(exitFailure), a.demoShell(lab))
 		}
 		return fmt.Errorf("demo: %w", err)
 	}

@@ -123,10 +123,10 @@ func marked(t *testing.T, variable string) (pids []string) {
 	return pids
 }
 
-// TestDemoSaysWhatIsMissing runs the demo where user namespaces are used up and there is no privilege.
+// TestDemoSaysWhatIsMissing runs the demo as somebody who may not make TUN devices.
 func TestDemoSaysWhatIsMissing(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("only root can become somebody with fewer rights")
+		t.Skip(`SKIP-REASON kind=root name=root fix="run as root" why="only root can become somebody with fewer rights"`)
 	}
 	exe := filepath.Join(t.TempDir(), "sitewire")
 	b, err := os.ReadFile("/proc/self/exe")
@@ -138,11 +138,11 @@ func TestDemoSaysWhatIsMissing(t *testing.T) {
 	}
 	for dir := filepath.Dir(exe); dir != "/"; dir = filepath.Dir(dir) {
 		if fi, err := os.Stat(dir); err == nil && fi.Mode()&0o001 == 0 {
-			t.Skipf("nobody else may enter %s", dir)
+			t.Skipf(`SKIP-REASON kind=directory name=%s fix="chmod o+x" why="nobody else may enter it"`, dir)
 		}
 	}
 	if fi, err := os.Stat("/dev/net/tun"); err == nil && fi.Mode()&0o006 == 0o006 {
-		t.Skip("/dev/net/tun is open to all here")
+		t.Skip(`SKIP-REASON kind=tun name=closed fix="none needed" why="/dev/net/tun is open to all here"`)
 	}
 	const nobody = 65534
 	cmd := exec.CommandContext(t.Context(), exe, "demo", "--once")

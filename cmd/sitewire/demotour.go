@@ -112,7 +112,7 @@ func (l *demoLab) breakOne(ctx context.Context, say *narrator) (err error) {
 	for _, r := range flow.Stop(200 * time.Millisecond) {
 		lost = max(lost, r.Lost())
 	}
-	say.step("%s after %.1f s; %s lost of %d sent each second (the hold time is 3 s here, 90 s by default)",
+	say.step("%s after %.1f s (%s lost, %d sent per second; the hold time is 3 s here, 90 s by default)",
 		say.p.paint(good, "traffic flows again through "+c.name), moved.Seconds(), plural(lost, "packet"), time.Second/interval)
 	if err := l.showRoute(ctx, say, a, b.lan4); err != nil {
 		return err

@@ -50,26 +50,17 @@ func execute(ctx context.Context, a *app, args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	coded, ok := errors.AsType[codedError](err)
-	switch {
-	case ok:
-	case !started: // cobra refused the words or the flags
-		coded = codedError{code: exitUsage, error: fmt.Errorf("%w\nsee `%s --help`", err, cmd.CommandPath())}
-	default:
-		coded = codedError{code: exitFailure, error: err}
+	code, message := exitFailure, err
+	if coded, ok := errors.AsType[codedError](err); ok {
+		if coded.quiet {
+			return coded.code
+		}
+		code = coded.code
+	} else if !started { // cobra refused the words or the flags
+		code, message = exitUsage, fmt.Errorf("%w\nsee `%s --help`", err, cmd.CommandPath())
 	}
-	if !coded.quiet {
-		fmt.Fprintln(a.stderr, "sitewire:", err1(coded, err))
-	}
-	return coded.code
-}
-
-// err1 prefers the outer error, which says more, unless the inner one was made for the message.
-func err1(coded codedError, outer error) error {
-	if _, ok := errors.AsType[codedError](outer); ok {
-		return outer
-	}
-	return coded.error
+	fmt.Fprintln(a.stderr, "sitewire:", message)
+	return code
 }
 
 func newRoot(a *app) *cobra.Command {
