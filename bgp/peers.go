@@ -124,12 +124,8 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 	if !p.added {
 		return nil
 	}
-	l.view.mu.Lock()
-	if n := l.view.byAddr[address]; n != nil && n.state == Established {
-		n.deleted = why
-	}
-	l.view.mu.Unlock()
 	p.added = false
+	defer l.view.ended(address, why)
 	// GoBGP leaves the TCP MD5 key on its listeners when it deletes a peer, but not when it is told of another password.
 	if p.key.Password != "" && !l.password(address, p.key.Password) {
 		open := p.key

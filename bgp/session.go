@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/netip"
@@ -31,8 +32,9 @@ type session struct {
 	graceful     bool // it announced graceful restart
 	sent, got    map[string]uint64
 	polled       polled
-	// deleted is why we took the session away, for the count of downs.
-	deleted string
+	// ignore what GoBGP says until it begins anew: we took the session away, and events of its last moments may follow
+	// the one of its end.
+	ignore bool
 	// again asks the loop for a fresh session, at once.
 	again bool
 }
@@ -59,6 +61,12 @@ const (
 // transition notes a change of state.
 func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 	next := State(s.SessionState) + 1 // GoBGP counts from 0, BGP4-MIB from 1
+	if n.ignore {
+		if next != Active || s.DisconnectReason != api.PeerState_DISCONNECT_REASON_IDLE_TIMER_EXPIRED {
+			return
+		}
+		n.ignore = false
+	}
 	was := n.state
 	v.notification(n, s.DisconnectMessage)
 	if next == was {
@@ -82,24 +90,37 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 			n.waiting = n.waiting || t.stale > 0
 		}
 	case was == Established:
-		reason := strings.ToLower(strings.TrimPrefix(s.DisconnectReason.String(), "DISCONNECT_REASON_"))
-		if s.DisconnectReason == api.PeerState_DISCONNECT_REASON_UNSPECIFIED && n.deleted != "" {
-			reason = n.deleted
-		}
-		n.downs[reason]++
-		n.lastDown = at
-		if s.DisconnectMessage != "" {
-			n.lastError = inWords(s.DisconnectMessage)
-		} else {
-			n.lastError = strings.ReplaceAll(reason, "_", " ")
-		}
+		n.fell(strings.ToLower(strings.TrimPrefix(s.DisconnectReason.String(), "DISCONNECT_REASON_")), s.DisconnectMessage, at)
 		// GoBGP now idles for 5 s and turns incoming connections away. A helper has to keep the neighbour, or the stale
 		// routes would go; without graceful restart there is nothing to keep.
-		// Without a reason it was taken away by us.
-		n.again = s.DisconnectReason != api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART &&
-			s.DisconnectReason != api.PeerState_DISCONNECT_REASON_UNSPECIFIED
-		n.deleted = ""
+		n.again = s.DisconnectReason != api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART
 	}
+}
+
+// fell counts the end of an established session.
+func (n *neighbour) fell(reason, message string, at time.Time) {
+	n.downs[reason]++
+	n.lastDown = at
+	n.lastError = inWords(cmp.Or(message, strings.ReplaceAll(reason, "_", " ")))
+}
+
+// ended notes that we took a session away. GoBGP's own event may be followed by late ones of the dying session.
+func (v *view) ended(address netip.Addr, why string) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.byAddr[address]
+	if n == nil {
+		return
+	}
+	now := time.Now()
+	if n.state == Established {
+		n.fell(why, "", now)
+	}
+	if n.state != Idle {
+		n.state, n.since = Idle, now
+	}
+	n.ignore, n.again, v.dirty = true, false, true
+	v.wake()
 }
 
 // capabilities reads from the neighbour's OPEN whether it takes IPv4 routes with IPv6 next hops (RFC 8950), and the
@@ -144,6 +165,12 @@ func (n *neighbour) crossing(f routes.Family) (hold bool, hop netip.Addr) {
 	return !local.IsValid(), local
 }
 
+// crossed tells whether the family cannot go out with the session's own address.
+func (n *neighbour) crossed(f routes.Family) bool {
+	hold, hop := n.crossing(f)
+	return hold || hop.IsValid()
+}
+
 func (n *neighbour) warnings() []string {
 	var out []string
 	if n.policy == nil {
@@ -156,6 +183,9 @@ func (n *neighbour) warnings() []string {
 		case n.state == Established:
 			out = append(out, "IPv4 held back: neighbour did not announce extended next hop (RFC 8950) and tunnel has no IPv4 address; set tunnel.local_ipv4 or enable it there")
 		}
+	}
+	if n.state == Established && n.cfg.IPv4 && n.crossed(routes.IPv4) && slices.ContainsFunc(n.siblings, func(s *neighbour) bool { return !s.crossed(routes.IPv4) }) {
+		out = append(out, "IPv4 is announced with an IPv6 next hop, which this neighbour did not say it takes: another neighbour has the same address and takes it, and GoBGP cannot tell them apart; give one of them another link-local address")
 	}
 	if hold, _ := n.crossing(routes.IPv6); hold && n.cfg.IPv6 {
 		out = append(out, "IPv6 held back: the session runs over IPv4 and the tunnel has no IPv6 address to be the next hop; set tunnel.local_ipv6")
@@ -283,7 +313,8 @@ func members(c Config, v *view) []member {
 		}
 		bare := cfg.Address.WithZone("")
 		at := slices.IndexFunc(out, func(m member) bool { return m.address == bare })
-		if at < 0 {
+		first := at < 0
+		if first {
 			at = len(out)
 			out = append(out, member{
 				address: bare, policy: cfg.Policy, localASN: localASN(c, cfg), internal: cfg.ASN == localASN(c, cfg), tunnel: cfg.Peer != "",
@@ -299,8 +330,10 @@ func members(c Config, v *view) []member {
 		m.policy = n.policy
 		for f := range n.in {
 			hold, hop := n.crossing(routes.Family(f))
-			m.hold[f] = m.hold[f] || hold
-			if hop.IsValid() {
+			// Of neighbours with one address, what works for one of them is done: a new neighbour, or one that can less,
+			// takes nothing from the others. It is warned about.
+			m.hold[f] = hold && (first || m.hold[f])
+			if first || !hop.IsValid() {
 				m.hop[f] = hop
 			}
 			if len(n.siblings) == 0 {
