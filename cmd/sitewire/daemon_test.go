@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,6 +68,9 @@ func ownNetwork(cmd *exec.Cmd) {
 // TestRun takes a daemon without peers through its life as systemd sees it.
 func TestRun(t *testing.T) {
 	need(t, map[string]func() error{"namespaces": netns.Usable})
+	// The death signal of ownNetwork is about the thread that starts the process.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	dir, err := os.MkdirTemp("", "sw")
 	if err != nil {
 		t.Fatal(err)
