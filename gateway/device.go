@@ -150,10 +150,7 @@ func (t *tunnels) restorePeer(ctx context.Context, d *device, p *peer) {
 // setPeer writes the peer to the device, with where it was last.
 func (t *tunnels) setPeer(ctx context.Context, d *device, p *peer) error {
 	cfg := p.spec.PeerConfig
-	cfg.Endpoint = p.resume
-	if !cfg.Endpoint.IsValid() {
-		cfg.Endpoint = p.configured
-	}
+	cfg.Endpoint = p.endpoint()
 	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}}); err != nil {
 		return fmt.Errorf("peer %s: %w", p.spec.Name, err)
 	}

@@ -63,10 +63,13 @@ func (s peerSpec) equal(o peerSpec) bool {
 		s.Site == o.Site && slices.Equal(s.Endpoints, o.Endpoints) && s.Pin == o.Pin && s.DeadAfter == o.DeadAfter
 }
 
-// endpoint in use, or the one that we set.
+// endpoint in use; where the device does not say, the one that it had or will get.
 func (p *peer) endpoint() netip.AddrPort {
-	if p.stats.Endpoint.IsValid() {
+	switch {
+	case p.stats.Endpoint.IsValid():
 		return p.stats.Endpoint
+	case p.resume.IsValid():
+		return p.resume
 	}
 	return p.configured
 }

@@ -61,9 +61,12 @@ func newRig(t *testing.T, text string) *rig {
 		world: routestest.NewWorld(nil, map[string]netip.Prefix{"eth0": pfx("10.0.0.0/24")}),
 		names: &fakeNames{answers: map[string][]netip.Addr{}},
 	}
-	r.world.After(func(op routes.Op) { r.journal.add("%s", op) })
+	r.world.After(func(op routes.Op) {
+		r.journal.add("%s", op)
+		r.allowedFirst(op)
+	})
 	r.host = &fakeHost{journal: r.journal, links: map[string]string{}, mtu: 1500}
-	r.backend = &fakeBackend{journal: r.journal, world: r.world, devices: map[string]*simDevice{}}
+	r.backend = &fakeBackend{t: t, journal: r.journal, world: r.world, devices: map[string]*simDevice{}}
 	for name, secret := range map[string]string{"private.key": wgtest.PrivateKey("own").Reveal(), "psk": wgtest.PrivateKey("psk").Reveal(), "password": testPassword} {
 		writeFile(t, filepath.Join(r.dir, name), secret+"\n")
 	}
@@ -152,21 +155,23 @@ func (r *rig) mustReload(text string) {
 	}
 }
 
-// did compares what happened since the last call with lines of text. BGP follows the tunnels by itself, and so do the
-// routes: what the speaker was told is compared apart from the rest.
+// did compares what happened since the last call with lines of text. What the speaker is told and what becomes of
+// routes is compared apart from the rest: BGP and the syncer follow the tunnels by themselves.
 func (r *rig) did(want string) {
 	r.t.Helper()
 	apart := func(lines []string) []string {
-		bgp := func(l string) bool { return strings.HasPrefix(l, "bgp ") }
-		var of [2][]string
+		var of [3][]string
 		for _, l := range lines {
-			if bgp(l) {
+			switch word, _, _ := strings.Cut(l, " "); word {
+			case "bgp":
 				of[0] = append(of[0], l)
-			} else {
+			case "install", "withdraw":
 				of[1] = append(of[1], l)
+			default:
+				of[2] = append(of[2], l)
 			}
 		}
-		return append(of[0], of[1]...)
+		return slices.Concat(of[:]...)
 	}
 	if diff := cmp.Diff(apart(lines(want)), apart(r.journal.take())); diff != "" {
 		r.t.Errorf("operations (-want +got):\n%s", diff)
@@ -230,6 +235,35 @@ func (r *rig) learn(neighbour, prefix string) {
 	})
 	r.feed.PutBest(routes.BestChange{Prefix: pfx(prefix), Neighbour: neighbour, NextHop: ip("fe80::2%wg-nyc"), Replace: true, At: time.Now()})
 	r.after(10 * time.Millisecond)
+}
+
+// allowedFirst fails if a route is installed through a tunnel that the prefix is not allowed on.
+func (r *rig) allowedFirst(op routes.Op) {
+	if op.Kind != routes.Install {
+		return
+	}
+	for _, h := range op.Route.Hops {
+		d := r.backend.device(h.Device)
+		if d == nil {
+			continue // not a tunnel
+		}
+		if _, ok := d.Owner(op.Route.Prefix); !ok {
+			r.t.Errorf("%s: nobody on %s owns the prefix", op, h.Device)
+		}
+	}
+}
+
+// withdrawnFirst fails if an allowed-IP or a device goes while a route relies on it.
+func (b *fakeBackend) withdrawnFirst(device, op string) {
+	_, prefix, taken := strings.Cut(op, " allowed-ips -")
+	for _, x := range b.world.Routes() {
+		if taken && x.Prefix.String() != prefix {
+			continue
+		}
+		if slices.ContainsFunc(x.Hops, func(h routes.Hop) bool { return h.Device == device }) {
+			b.t.Errorf("%s: the route %s is still there", op, x)
+		}
+	}
 }
 
 // noSecrets fails if a text has a key or password in any form.
@@ -303,6 +337,7 @@ func (l *lockedBuffer) String() string {
 
 // fakeBackend makes fake devices that share the rig's journal and appear in the fake kernel.
 type fakeBackend struct {
+	t       *testing.T
 	journal *journal
 	world   *routestest.World
 	mu      sync.Mutex
@@ -356,6 +391,9 @@ func (b *fakeBackend) open(_ context.Context, cfg wg.DeviceConfig) (wg.Device, e
 			return err
 		}
 		b.journal.add("%s", op)
+		if strings.Contains(op, " allowed-ips -") {
+			b.withdrawnFirst(cfg.Name, op)
+		}
 		return nil
 	})
 	b.devices[cfg.Name] = d
