@@ -141,29 +141,18 @@ func linkKind(name string) string {
 	return l.Type()
 }
 
-// setLink sets what must be right before the first packet: the MTU and the length of the queue.
+// setLink sets what must be right before the first packet: the MTU and the length of the queue. By rtnetlink: the ioctl
+// for the queue is refused in a user namespace.
 func setLink(name string, mtu int) error {
-	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if errors.Is(err, unix.EAFNOSUPPORT) {
-		fd, err = unix.Socket(unix.AF_INET6, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	}
+	l, err := netlink.LinkByName(name)
 	if err != nil {
 		return err
 	}
-	defer unix.Close(fd)
-	for _, o := range []struct {
-		what  string
-		call  uint
-		value int
-	}{{"MTU", unix.SIOCSIFMTU, mtu}, {"queue length", unix.SIOCSIFTXQLEN, queueLength}} {
-		ifr, err := unix.NewIfreq(name)
-		if err != nil {
-			return err
-		}
-		ifr.SetUint32(uint32(o.value))
-		if err := unix.IoctlIfreq(fd, o.call, ifr); err != nil {
-			return fmt.Errorf("%s %d: %w", o.what, o.value, err)
-		}
+	if err := netlink.LinkSetMTU(l, mtu); err != nil {
+		return fmt.Errorf("MTU %d: %w", mtu, err)
+	}
+	if err := netlink.LinkSetTxQLen(l, queueLength); err != nil {
+		return fmt.Errorf("queue length %d: %w", queueLength, err)
 	}
 	return nil
 }
