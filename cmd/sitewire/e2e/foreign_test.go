@@ -45,12 +45,16 @@ func (s *site) peerYAML(sh shape) string {
 	return fmt.Sprintf(`  %s:
     public_key: %s
     endpoint: "%s:51820"
+    listen_port: %d
     asn: %d
     policy: full
     keepalive: 1s
     tunnel: { %s }
-%s`, s.name, s.pub(), s.out4, s.asn, tunnel, bgp)
+%s`, s.name, s.pub(), s.out4, s.portAtPeer(), s.asn, tunnel, bgp)
 }
+
+// portAtPeer is the port on which the other end of a tunnel waits for s: each peer has a device of its own there.
+func (s *site) portAtPeer() int { return 51820 + s.n }
 
 // foreign is the other side: wireguard-go configured by wg(8), and somebody else's BGP.
 type foreign struct {
@@ -73,10 +77,10 @@ PrivateKey = %s
 ListenPort = 51820
 [Peer]
 PublicKey = %s
-Endpoint = %s:51820
+Endpoint = %s:%d
 AllowedIPs = 0.0.0.0/0, ::/0
 PersistentKeepalive = 1
-`, s.key.Reveal(), to.pub(), to.out4))
+`, s.key.Reveal(), to.pub(), to.out4, s.portAtPeer()))
 	must(t, err)
 	w.Watch(t)
 	for _, args := range [][]string{

@@ -105,7 +105,6 @@ state_dir: %s
 metrics: { listen: "127.0.0.1:9100" }
 wireguard:
   private_key: ${file:%s}
-  listen_port: 51820
 `, s.name, s.asn, s.n, s.lan4, s.lan6, s.socket(), s.dir, filepath.Join(s.dir, "private.key"))
 }
 
