@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/gaissmai/bart"
 )
 
 // Ledger is what is installed: what we wrote and saw acknowledged, what an earlier run left (adopted), and what we
@@ -15,7 +13,7 @@ import (
 //
 // Owner: one goroutine, the Syncer's. Nothing that is not in the ledger is ever removed.
 type Ledger struct {
-	held forest[*Held]
+	held *forest[*Held]
 	// swept says that what an earlier run left may go: the first sync is complete.
 	swept  bool
 	counts Installed
@@ -82,7 +80,7 @@ func (l *Ledger) Sweep() { l.swept = true }
 func (l *Ledger) Swept() bool { return l.swept }
 
 func (l *Ledger) get(p netip.Prefix) Held {
-	if h, ok := l.held.t.Get(p); ok {
+	if h, ok := l.held.live.Get(p); ok {
 		return *h
 	}
 	return Held{}
@@ -95,9 +93,9 @@ func (h *Held) empty() bool {
 // change edits the entry of a prefix. f gets a copy whose slices it must not modify in place.
 func (l *Ledger) change(p netip.Prefix, f func(*Held)) {
 	h := l.get(p)
-	l.tally(p, &h, -1)
+	before := h
 	f(&h)
-	l.tally(p, &h, +1)
+	l.recount(p, &before, &h)
 	if h.empty() {
 		l.held.remove(p)
 		return
@@ -105,16 +103,26 @@ func (l *Ledger) change(p netip.Prefix, f func(*Held)) {
 	l.held.set(p, &h)
 }
 
-func (l *Ledger) tally(p netip.Prefix, h *Held, n int) {
+func (l *Ledger) recount(p netip.Prefix, before, now *Held) {
 	f := FamilyOf(p)
-	if len(h.hops) > 0 {
-		l.counts.Routes[f] += n
+	if len(before.hops) > 0 {
+		l.counts.Routes[f]--
 	}
-	for _, a := range h.allowed {
-		if a.mark != tried {
-			tally(l.counts.AllowedIPs, PeerFamily{a.Peer, f}, n)
+	if len(now.hops) > 0 {
+		l.counts.Routes[f]++
+	}
+	if slices.Equal(before.allowed, now.allowed) {
+		return
+	}
+	count := func(h *Held, n int) {
+		for _, a := range h.allowed {
+			if a.mark != tried {
+				tally(l.counts.AllowedIPs, PeerFamily{a.Peer, f}, n)
+			}
 		}
 	}
+	count(before, -1)
+	count(now, +1)
 }
 
 // Done notes that an operation was acknowledged at a time, and how long after its cause that was (0: unknown).
@@ -199,7 +207,7 @@ func (h *Held) uses(device string) bool {
 // reaches returns the peer that surely gets all packets for the prefix on the device, as far as the ledger knows; ok is
 // false if there is none or if a failed write makes it doubtful. Entries in going do not count.
 func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]struct{}) (peer string, ok bool) {
-	for q, h := range l.held.t.Supernets(p) {
+	for q, h := range l.held.live.Supernets(p) {
 		doubt := false
 		for _, a := range h.allowed {
 			if a.Device != device {
@@ -237,7 +245,7 @@ func (l *Ledger) MayInstall(r *Row) bool {
 // MayDisallow tells whether no route needs the entry: none within its prefix points at the device, or another entry
 // takes over that is not about to go as well.
 func (l *Ledger) MayDisallow(a AllowedIP, going map[AllowedIP]struct{}) bool {
-	for p, h := range l.held.t.Subnets(a.Prefix) {
+	for p, h := range l.held.live.Subnets(a.Prefix) {
 		if !h.uses(a.Device) {
 			continue
 		}
@@ -252,5 +260,5 @@ func (l *Ledger) MayDisallow(a AllowedIP, going map[AllowedIP]struct{}) bool {
 func (l *Ledger) Ops() []Op {
 	all := *l
 	all.swept = true
-	return Plan(&Snapshot{rows: new(bart.Table[*Row])}, &all)
+	return Plan(&Snapshot{rows: new(version[*Row])}, &all)
 }

@@ -73,7 +73,6 @@ func (d Drift) String() string { return d.Kind.String() + " " + d.Detail.String(
 
 // Adopt takes over what an earlier run left: all routes, and what the peers of the policy own.
 func (l *Ledger) Adopt(o *Observed, isPeer func(Owner) bool) {
-	l.held.expect(len(o.routes) + len(o.allowed))
 	for p, hops := range o.routes {
 		l.change(p, func(h *Held) { h.route, h.hops = adopted, hops })
 	}
@@ -94,7 +93,7 @@ func (l *Ledger) Adopt(o *Observed, isPeer func(Owner) bool) {
 // the allowed-IPs that are neither ours nor desired: foreign ones, which stay.
 func (l *Ledger) Observe(o *Observed, desired *Snapshot) (drift []Drift, dirty []netip.Prefix, foreign []AllowedIP) {
 	ob := observation{l: l, o: o, desired: desired, dirty: make(map[netip.Prefix]struct{})}
-	for p, h := range l.held.t.All() {
+	for p, h := range l.held.live.All() {
 		ob.heldRoute(p, h)
 		if o.allowed != nil {
 			ob.heldAllowed(p, h)
@@ -102,7 +101,6 @@ func (l *Ledger) Observe(o *Observed, desired *Snapshot) (drift []Drift, dirty [
 	}
 	ob.unknownRoutes()
 	ob.unknownAllowed()
-	l.held.expect(len(ob.edits))
 	for _, e := range ob.edits {
 		l.change(e.prefix, e.edit)
 		ob.dirty[e.prefix] = struct{}{}
@@ -170,7 +168,7 @@ func (ob *observation) heldRoute(p netip.Prefix, h *Held) {
 
 func (ob *observation) unknownRoutes() {
 	for p, hops := range ob.o.routes {
-		if h, _ := ob.l.held.t.Get(p); h != nil && h.route != absent {
+		if h, _ := ob.l.held.live.Get(p); h != nil && h.route != absent {
 			continue
 		}
 		// Before the sweep it may be an earlier run's.
@@ -180,7 +178,7 @@ func (ob *observation) unknownRoutes() {
 		ob.edit(p, func(h *Held) { h.route, h.hops = adopted, hops })
 	}
 	for p := range ob.o.discard {
-		if h, _ := ob.l.held.t.Get(p); h != nil && h.discard != absent {
+		if h, _ := ob.l.held.live.Get(p); h != nil && h.discard != absent {
 			continue
 		}
 		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !row.Discard) {
@@ -226,7 +224,7 @@ func (ob *observation) wanted(p netip.Prefix, device string) (peer string, ok bo
 func (ob *observation) unknownAllowed() {
 	for at, peer := range ob.o.allowed {
 		owner := Owner{at.device, peer}
-		if h, _ := ob.l.held.t.Get(at.prefix); h != nil && slices.ContainsFunc(h.allowed, func(a heldIP) bool { return a.Owner == owner }) {
+		if h, _ := ob.l.held.live.Get(at.prefix); h != nil && slices.ContainsFunc(h.allowed, func(a heldIP) bool { return a.Owner == owner }) {
 			continue
 		}
 		is := AllowedIP{at.device, at.prefix, peer}

@@ -32,6 +32,9 @@ func newSeed(t testing.TB) uint64 {
 
 func dice(seed, stream uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, stream)) }
 
+// origin is when games begin that need no clock.
+func origin() time.Time { return time.Unix(1_000_000_000, 0) }
+
 // wanted renders what a snapshot wants, as the oracle does.
 func wanted(s *routes.Snapshot) string {
 	var list []routes.Route
@@ -62,7 +65,7 @@ func wanted(s *routes.Snapshot) string {
 // play runs a game against a Table, and after each batch compares the outcome with the oracle's, the incremental plan
 // with the full one, and the counts with a recount.
 func play(t testing.TB, d routestest.Dice, steps int) {
-	start := time.Unix(1_000_000_000, 0)
+	start := origin()
 	game := routestest.NewGame(d, start)
 	world := game.World()
 	nets, err := world.FIB().Connected(t.Context())

@@ -2,7 +2,6 @@ package routes
 
 import (
 	"cmp"
-	"iter"
 	"net/netip"
 	"slices"
 )
@@ -10,33 +9,18 @@ import (
 // Plan returns the operations that lead from what is installed to what is desired, in the order in which they are safe:
 // all of Allow, Install, Withdraw, Disallow; each of them by prefix (see rank for the one exception). It is pure.
 func Plan(desired *Snapshot, installed *Ledger) []Op {
-	return plan(desired, installed, func(yield func(netip.Prefix) bool) {
-		for p := range desired.rows.All() {
-			if !yield(p) {
-				return
-			}
-		}
-		for p := range installed.held.t.All() {
-			if _, known := desired.rows.Get(p); !known && !yield(p) {
-				return
-			}
-		}
-	})
+	return PlanPrefixes(desired, installed, union(desired.rows, installed.held.live))
 }
 
 // PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once.
 func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix) []Op {
-	return plan(desired, installed, slices.Values(prefixes))
-}
-
-func plan(desired *Snapshot, installed *Ledger, prefixes iter.Seq[netip.Prefix]) []Op {
 	var ops []Op
-	for p := range prefixes {
+	for _, p := range prefixes {
 		row := desired.Get(p)
 		if row == nil {
 			row = &Row{Prefix: p}
 		}
-		held, _ := installed.held.t.Get(p)
+		held, _ := installed.held.live.Get(p)
 		if held == nil {
 			held = &Held{}
 		}
@@ -66,17 +50,28 @@ func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
 	allowed := func(k OpKind, o Owner) Op {
 		return Op{Kind: k, Allowed: AllowedIP{Device: o.Device, Prefix: want.Prefix, Peer: o.Peer}}
 	}
+	// Both are sorted by device; of a device one owner is wanted at most, while several may be held in doubt.
+	rest := held.allowed
+	drop := func(upTo string, all bool) {
+		for len(rest) > 0 && (all || rest[0].Device < upTo) {
+			if removable(rest[0].mark) {
+				ops = append(ops, allowed(Disallow, rest[0].Owner))
+			}
+			rest = rest[1:]
+		}
+	}
 	for _, o := range want.Owners {
-		if !slices.ContainsFunc(held.allowed, func(a heldIP) bool { return a.Owner == o && a.mark != tried }) ||
-			slices.ContainsFunc(held.allowed, func(a heldIP) bool { return a.Device == o.Device && a.mark == tried }) {
+		drop(o.Device, false)
+		sure, doubt := false, false
+		for ; len(rest) > 0 && rest[0].Device == o.Device; rest = rest[1:] {
+			sure = sure || rest[0].Peer == o.Peer && rest[0].mark != tried
+			doubt = doubt || rest[0].mark == tried
+		}
+		if !sure || doubt {
 			ops = append(ops, allowed(Allow, o))
 		}
 	}
-	for _, a := range held.allowed {
-		if _, wanted := want.owner(a.Device); !wanted && removable(a.mark) {
-			ops = append(ops, allowed(Disallow, a.Owner))
-		}
-	}
+	drop("", true)
 
 	route := func(k OpKind, t RouteType, hops []Hop) Op {
 		return Op{Kind: k, Route: Route{Prefix: want.Prefix, Type: t, Hops: hops}}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -74,17 +75,28 @@ func (s *Syncer) reconcileLogged(ctx context.Context, t Trigger) {
 	}
 }
 
-// reconcile compares the ledger with what is there, corrects it, and repairs what differs.
+// reconcile compares with what is there and repairs what differs.
 func (s *Syncer) reconcile(ctx context.Context, t Trigger) error {
 	start := time.Now()
+	dirty, causes, err := s.compare(ctx, t)
+	if err != nil {
+		s.publish(time.Now())
+		return err
+	}
+	s.sync(ctx, dirty, causes)
+	s.reconciled(start)
+	return nil
+}
+
+// compare corrects the ledger by what is there, and returns the prefixes to plan again.
+func (s *Syncer) compare(ctx context.Context, t Trigger) ([]netip.Prefix, map[netip.Prefix]Cause, error) {
 	s.fibDue = time.Time{}
 	s.stats.runs[t]++
 	o, nets, err := s.observe(ctx, t != OnKernel)
 	if err != nil {
 		s.stats.runFailures[t]++
 		s.fibDue = time.Now().Add(time.Second)
-		s.publish(time.Now())
-		return err
+		return nil, nil, err
 	}
 	changed := s.table.SetConnected(nets)
 	s.snapshot = changed.Snapshot
@@ -93,13 +105,16 @@ func (s *Syncer) reconcile(ctx context.Context, t Trigger) error {
 	if o.allowed != nil {
 		s.noteForeign(foreign)
 	}
-	s.sync(ctx, merge(dirty, changed.Changed), changed.Causes)
+	return merge(dirty, changed.Changed), changed.Causes, nil
+}
+
+// reconciled notes that a comparison and its repairs are over.
+func (s *Syncer) reconciled(start time.Time) {
 	end := time.Now()
 	s.stats.reconcile.observe(end.Sub(start))
 	s.stats.reconciled = end
 	s.fibQuiet = end.Add(reconcileRest * end.Sub(start))
 	s.publish(end)
-	return nil
 }
 
 func (s *Syncer) noteDrift(drift []Drift) {

@@ -6,8 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/gaissmai/bart"
 )
 
 func compareNames(a, b string) int { return strings.Compare(a, b) }
@@ -113,16 +111,6 @@ func (r *Row) owner(device string) (string, bool) {
 	return r.Owners[i].Peer, true
 }
 
-// peerOf returns the peer behind a device of the route; empty if the device is no tunnel.
-func (r *Row) peerOf(h Hop) string {
-	for _, w := range r.Ways {
-		if w.Hop == h {
-			return w.Peer
-		}
-	}
-	return ""
-}
-
 // sameWanted tells whether two rows want the same of the kernel and the devices. Either may be nil.
 func sameWanted(a, b *Row) bool {
 	if a == nil || b == nil {
@@ -135,7 +123,7 @@ func (r *Row) wants() bool { return len(r.Ways) > 0 || len(r.Owners) > 0 || r.Di
 
 // Snapshot is the desired state of everything. Immutable; consecutive ones share what did not change.
 type Snapshot struct {
-	rows   *bart.Table[*Row]
+	rows   *version[*Row]
 	Counts Counts
 }
 
@@ -169,18 +157,18 @@ type PeerFamily struct {
 
 // Get returns the row of a prefix; nil if nothing is known of it.
 func (s *Snapshot) Get(p netip.Prefix) *Row {
-	r, _ := s.rows.Get(p)
+	r, _ := s.rows.get(p)
 	return r
 }
 
 // Len is the number of rows.
-func (s *Snapshot) Len() int { return s.rows.Size() }
+func (s *Snapshot) Len() int { return s.rows.size }
 
 // Rows returns all rows, IPv4 first, in order.
 func (s *Snapshot) Rows() func(yield func(*Row) bool) {
 	return func(yield func(*Row) bool) {
-		for _, r := range s.rows.AllSorted() {
-			if !yield(r) {
+		for _, p := range s.rows.sorted() {
+			if !yield(s.Get(p)) {
 				return
 			}
 		}

@@ -6,8 +6,6 @@ import (
 	"net/netip"
 	"slices"
 	"time"
-
-	"github.com/gaissmai/bart"
 )
 
 // Status is all that there is to know of the routes at a moment. Immutable: maps and slices are read only.
@@ -49,7 +47,7 @@ type Status struct {
 	Foreign []AllowedIP
 
 	snapshot *Snapshot
-	held     *bart.Table[*Held]
+	held     *version[*Held]
 }
 
 // Operation is a change of a route.
@@ -106,7 +104,8 @@ func (s Stage) String() string {
 //
 // Owner: the Syncer.
 type stats struct {
-	synced, reconciled time.Time
+	synced             time.Time
+	reconciled         time.Time
 	changes            [Operations][2]uint64
 	convergence        [Operations][2]Histogram
 	stages             [Stages]Histogram
@@ -189,20 +188,20 @@ type PathInfo struct {
 
 // InstalledString renders the ways of the installed unicast route ("dev sw-nyc"), "unreachable", or nothing.
 func (r *RouteInfo) InstalledString() string {
-	for _, x := range r.Installed {
-		if x.Type == Unreachable {
-			return x.Type.String()
-		}
+	if len(r.Installed) == 0 {
+		return ""
+	}
+	if x := r.Installed[0]; x.Type == Unicast {
 		return HopsString(x.Prefix, x.Hops)
 	}
-	return ""
+	return Unreachable.String()
 }
 
 // Get returns what is known of exactly this prefix.
 func (s *Status) Get(p netip.Prefix) (RouteInfo, bool) {
 	p = p.Masked()
 	row := s.snapshot.Get(p)
-	held, _ := s.held.Get(p)
+	held, _ := s.held.get(p)
 	if row == nil && held == nil {
 		return RouteInfo{}, false
 	}
@@ -245,7 +244,16 @@ func (s *Status) Covering(a netip.Addr) iter.Seq[RouteInfo] {
 // device, and which tunnels packets from it are accepted from.
 func (s *Status) Owners(a netip.Addr) []AllowedIP {
 	var out []AllowedIP
-	for p, h := range s.held.Supernets(hostPrefix(a.Unmap())) {
+	a = a.Unmap().WithZone("")
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		p, err := a.Prefix(bits)
+		if err != nil {
+			return nil
+		}
+		h, ok := s.held.get(p)
+		if !ok {
+			continue
+		}
 		for _, x := range h.allowed {
 			if x.mark != tried && !slices.ContainsFunc(out, func(o AllowedIP) bool { return o.Device == x.Device }) {
 				out = append(out, AllowedIP{x.Device, p, x.Peer})
@@ -259,29 +267,18 @@ func (s *Status) Owners(a netip.Addr) []AllowedIP {
 // Routes returns every prefix of which anything is known, IPv4 first, in order.
 func (s *Status) Routes() iter.Seq[RouteInfo] {
 	return func(yield func(RouteInfo) bool) {
-		extra := make([]netip.Prefix, 0)
-		for p := range s.held.All() {
+		prefixes := s.snapshot.rows.sorted()
+		for p := range s.held.all() {
 			if s.snapshot.Get(p) == nil {
-				extra = append(extra, p)
+				prefixes = append(prefixes, p)
 			}
 		}
-		slices.SortFunc(extra, netip.Prefix.Compare)
-		left := func(upTo netip.Prefix, all bool) bool {
-			for len(extra) > 0 && (all || extra[0].Compare(upTo) < 0) {
-				i, _ := s.Get(extra[0])
-				if extra = extra[1:]; !yield(i) {
-					return false
-				}
-			}
-			return true
-		}
-		for p, row := range s.snapshot.rows.AllSorted() {
-			held, _ := s.held.Get(p)
-			if !left(p, false) || !yield(info(p, row, held)) {
+		slices.SortFunc(prefixes, netip.Prefix.Compare)
+		for _, p := range prefixes {
+			if i, ok := s.Get(p); ok && !yield(i) {
 				return
 			}
 		}
-		left(netip.Prefix{}, true)
 	}
 }
 

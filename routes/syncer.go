@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -204,14 +205,23 @@ func (s *Syncer) serve(ctx context.Context, r request) {
 }
 
 func (s *Syncer) setPolicy(ctx context.Context, p Policy) error {
-	u := s.table.SetPolicy(p)
-	s.snapshot, s.havePolicy, s.stopped = u.Snapshot, true, false
 	if !s.haveAdopted {
+		s.snapshot, s.havePolicy, s.stopped = s.table.SetPolicy(p).Snapshot, true, false
 		return s.adopt(ctx)
 	}
-	// Devices and peers may have come and gone with the configuration, and what they owned with them.
-	err := s.reconcile(ctx, OnEvent)
-	s.sync(ctx, u.Changed, u.Causes)
+	causes := s.table.Apply(s.feed.Take()).Causes
+	u := s.table.SetPolicy(p)
+	s.snapshot, s.havePolicy, s.stopped = u.Snapshot, true, false
+	maps.Copy(causes, u.Causes)
+	// Devices and peers may have come and gone with the configuration, and what they owned with them. One plan for all:
+	// two would open gaps between them.
+	start := time.Now()
+	_, more, err := s.compare(ctx, OnEvent)
+	maps.Copy(causes, more)
+	s.sync(ctx, s.everything(), causes)
+	if err == nil {
+		s.reconciled(start)
+	}
 	s.scheduleReconcile()
 	s.considerSweep()
 	return err
@@ -302,17 +312,7 @@ func (s *Syncer) isPeer(w Owner) bool {
 
 // everything is each prefix that is desired or installed, sorted.
 func (s *Syncer) everything() []netip.Prefix {
-	out := make([]netip.Prefix, 0, s.snapshot.Len())
-	for p := range s.snapshot.rows.All() {
-		out = append(out, p)
-	}
-	for p := range s.ledger.held.t.All() {
-		if s.snapshot.Get(p) == nil {
-			out = append(out, p)
-		}
-	}
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return out
+	return union(s.snapshot.rows, s.ledger.held.live)
 }
 
 // considerSweep sets when leftovers go: a moment after everybody has told everything, or at the latest after SweepAfter.

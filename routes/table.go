@@ -23,7 +23,7 @@ type Table struct {
 	// base holds the routes that next hops may be resolved through; kept only if rules.recursive.
 	base *bart.Table[[]way]
 
-	rows   forest[*Row]
+	rows   *forest[*Row]
 	counts Counts
 	// admitted and waiting are the BGP routes within and beyond MaxRoutes.
 	admitted [2]int
@@ -88,8 +88,8 @@ func (t *Table) SetPolicy(p Policy) *Update {
 	now := time.Now()
 	old := t.rules
 	t.setRules(compileRules(p))
-	t.begin(t.rows.t.Size())
-	for q := range t.rows.t.All() {
+	t.begin(t.rows.live.Size())
+	for q := range t.rows.live.All() {
 		t.touch(q, now)
 	}
 	for q := range old.claims {
@@ -273,7 +273,7 @@ func (t *Table) current(p netip.Prefix) *Row {
 	if d := t.drafts[p]; d != nil {
 		return d.row
 	}
-	if r, ok := t.rows.t.Get(p); ok {
+	if r, ok := t.rows.live.Get(p); ok {
 		return r
 	}
 	return &Row{Prefix: p}
@@ -343,7 +343,7 @@ func (t *Table) draft(p netip.Prefix) *draft {
 		return d
 	}
 	d := &draft{row: &Row{Prefix: p}}
-	if old, ok := t.rows.t.Get(p); ok {
+	if old, ok := t.rows.live.Get(p); ok {
 		d.old = old
 		d.row.paths, d.row.best = old.paths, old.best
 	}
@@ -359,22 +359,18 @@ func (t *Table) finish() *Update {
 	if t.rules.recursive {
 		t.rebase(now)
 	}
-	t.counts.Routes = maps.Clone(t.counts.Routes)
-	t.counts.AllowedIPs = maps.Clone(t.counts.AllowedIPs)
-	t.counts.Conflicts = maps.Clone(t.counts.Conflicts)
 	order := slices.SortedFunc(maps.Keys(t.drafts), netip.Prefix.Compare)
 	for _, p := range order {
 		t.decide(t.drafts[p].row)
 	}
 	order = t.limit(order, now)
 
-	t.rows.expect(len(order))
 	u := &Update{Causes: make(map[netip.Prefix]Cause, len(order))}
+	counts := counting{c: &t.counts}
 	for _, p := range order {
 		d := t.drafts[p]
 		t.nextHops.replace(t, d.old, d.row)
-		t.count(d.old, -1)
-		t.count(d.row, +1)
+		counts.move(d.old, d.row)
 		if !d.row.empty() {
 			t.rows.set(p, d.row)
 		} else if d.old != nil {
