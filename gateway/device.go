@@ -58,16 +58,21 @@ func (t *tunnels) setLink(ctx context.Context, d *device) error {
 	if d.dev == nil {
 		return nil // the retry does it
 	}
+	was := d.mtu
 	d.mtu = t.mtu(ctx, d)
 	err := t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
 	if e, ok := errors.AsType[*host.SettingError](err); ok {
 		d.warn(t, "a setting of the device is not as it should be", e)
 		return nil
 	}
-	if err == nil {
-		d.trouble = ""
+	if err != nil {
+		return err
 	}
-	return err
+	d.trouble = ""
+	if m, ok := d.dev.(interface{ MTUChanged(mtu int) }); ok && was != d.mtu {
+		m.MTUChanged(d.mtu) // a userspace device pads its packets up to the MTU
+	}
+	return nil
 }
 
 // warn logs trouble with the link once, until it is another.
@@ -78,8 +83,15 @@ func (d *device) warn(t *tunnels, what string, err error) {
 	}
 }
 
-// mendLink puts back what others took from the link: addresses, state, MTU. It also follows the path's MTU.
+// mendLink puts back what others took from the link: addresses, state, MTU. It also follows the path's MTU, and has a
+// silent tunnel look for a new way: its own address may have gone.
 func (t *tunnels) mendLink(ctx context.Context, d *device) {
+	for _, p := range d.peers {
+		if u, ok := d.dev.(interface{ UnderlayChanged() }); ok && p.state != wg.TunnelUp {
+			u.UnderlayChanged()
+			break
+		}
+	}
 	if err := t.setLink(ctx, d); err != nil && ctx.Err() == nil {
 		d.warn(t, "the device is not as it should be", err)
 	}

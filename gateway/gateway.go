@@ -80,6 +80,7 @@ type Gateway struct {
 
 	// Owned by Run.
 	alive     map[string]bool // by peer, as the speaker was told
+	waiting   bool            // for the tunnel of a session that was given up
 	lastSpeak bgp.Config
 	spoken    bool
 	refilled  uint64            // tunnelIndex.remade that the syncer was told of
@@ -249,7 +250,8 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 	defer func() { hush(); <-spoke }()
 
 	close(g.ready)
-	care, guard := time.NewTicker(5*time.Second), time.NewTicker(30*time.Second)
+	care, guard, pulse := time.NewTicker(5*time.Second), time.NewTicker(30*time.Second), time.NewTicker(g.o.Poll)
+	defer pulse.Stop()
 	defer care.Stop()
 	defer guard.Stop()
 	for {
@@ -266,6 +268,12 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 			r.reply <- g.apply(r.ctx, r.cfg)
 		case <-g.tunnels.changed:
 			g.follow(ctx)
+		case <-g.speaker.Changed():
+			g.follow(ctx)
+		case <-pulse.C: // a session that was given up begins again with the first packet
+			if g.waiting {
+				g.follow(ctx)
+			}
 		case <-care.C:
 			g.follow(ctx)
 			cfg := g.Config()
@@ -290,25 +298,28 @@ func (g *Gateway) follow(ctx context.Context) {
 		}
 		g.lastSpeak, g.spoken = want, true
 	}
-	alive := map[string]bool{}
+	tunnel, session := map[string]wg.Tunnel{}, map[string]*bgp.Session{}
 	for _, t := range ts {
-		// A tunnel without keepalive may need the session's own packets to come back.
-		alive[t.Peer] = t.State != wg.TunnelDown || t.PersistentKeepalive == 0
+		tunnel[t.Peer] = t
 	}
+	snapshot := g.speaker.Snapshot()
+	for i := range snapshot.Sessions {
+		session[snapshot.Sessions[i].Name] = &snapshot.Sessions[i]
+	}
+	alive := map[string]bool{}
+	g.waiting = false
 	for _, n := range want.Neighbours {
 		if n.Peer == "" {
 			continue
 		}
-		if was, told := g.alive[n.Name]; (!told && !alive[n.Peer]) || (told && was != alive[n.Peer]) {
-			g.speaker.SetLiveness(n.Name, alive[n.Peer])
+		is := !deadPath(tunnel[n.Peer], session[n.Name], n.HoldTime)
+		if was, told := g.alive[n.Name]; (!told && !is) || (told && was != is) {
+			g.speaker.SetLiveness(n.Name, is)
 		}
+		alive[n.Name] = is
+		g.waiting = g.waiting || !is
 	}
-	clear(g.alive)
-	for _, n := range want.Neighbours {
-		if n.Peer != "" {
-			g.alive[n.Name] = alive[n.Peer]
-		}
-	}
+	g.alive = alive
 }
 
 // refill has the allowed-IPs of devices and peers that came back without them written at once: putting the policy in
