@@ -187,7 +187,8 @@ func answer(f func(*http.Request) (any, error)) http.HandlerFunc {
 		w.WriteHeader(status)
 		e := json.NewEncoder(w)
 		e.SetIndent("", "  ")
-		_ = e.Encode(v) // the client is gone: nobody to tell
+		e.SetEscapeHTML(false) // nobody puts this into a page
+		_ = e.Encode(v)        // the client is gone: nobody to tell
 	}
 }
 

@@ -132,7 +132,7 @@ func summary(a netip.Addr, cfg *config.Config, e Explanation, carrier routes.Rou
 			return fmt.Sprintf("nothing is known of %s: no neighbour announced a prefix that contains it.", a)
 		}
 		m := e.Matches[0]
-		why := m.Reason
+		why := cmp.Or(m.Reason, deadOwner(m, ts))
 		for _, p := range m.Paths {
 			if why == "" && p.Rejected != "" {
 				why = fmt.Sprintf("the path from %s was rejected (%s)", p.Neighbour, p.Rejected)
@@ -153,4 +153,14 @@ func summary(a netip.Addr, cfg *config.Config, e Explanation, carrier routes.Rou
 		return fmt.Sprintf("%s goes by %s to %s: %s.", a, carrier.Prefix, strings.Join(peers, " and "), via)
 	}
 	return fmt.Sprintf("%s goes by %s: %s.", a, carrier.Prefix, via)
+}
+
+// deadOwner says that the tunnel which the prefix belongs to does not work, if that is so.
+func deadOwner(m RouteInfo, ts []wg.Tunnel) string {
+	for _, o := range m.AllowedOn {
+		if i := slices.IndexFunc(ts, func(t wg.Tunnel) bool { return t.Peer == o.Peer }); i >= 0 && !ts[i].Alive() {
+			return fmt.Sprintf("the tunnel to %s is %s (%s)", o.Peer, ts[i].State, ts[i].Reason)
+		}
+	}
+	return ""
 }
