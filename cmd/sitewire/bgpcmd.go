@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sitewire/bgp"
+	"sitewire/gateway"
 )
 
 func newBGP(a *app) *cobra.Command {
@@ -22,7 +23,7 @@ func newBGP(a *app) *cobra.Command {
 A name is that of a session, or of a peer, which may have two ("nyc/ipv4" and "nyc/ipv6").`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ans, raw, err := fetch[sessionsAnswer](cmd.Context(), newClient(a.socket), "/v1/bgp", nil)
+			ans, raw, err := fetch[gateway.Sessions](cmd.Context(), newClient(a.socket), "/v1/bgp", nil)
 			if err != nil {
 				return err
 			}
@@ -62,7 +63,7 @@ A name is that of a session, or of a peer, which may have two ("nyc/ipv4" and "n
 }
 
 // renderSessions prints the summary that `show bgp summary` and `show protocols` print.
-func renderSessions(w io.Writer, p painter, ans sessionsAnswer, now time.Time, headers bool) error {
+func renderSessions(w io.Writer, p painter, ans gateway.Sessions, now time.Time, headers bool) error {
 	if headers {
 		e := &errWriter{w: w}
 		e.printf("AS%d, router ID %s: %s\n\n", ans.ASN, ans.RouterID, plural(len(ans.Sessions), "session"))
@@ -71,9 +72,9 @@ func renderSessions(w io.Writer, p painter, ans sessionsAnswer, now time.Time, h
 		}
 	}
 	t := newTable(left("NAME"), left("ADDRESS"), right("AS"), left("STATE"), right("SINCE"), right("IPV4"), right("IPV6"), left("INFO"))
-	for _, s := range slices.SortedFunc(slices.Values(ans.Sessions), func(a, b session) int { return cmp.Compare(a.Name, b.Name) }) {
+	for _, s := range slices.SortedFunc(slices.Values(ans.Sessions), func(a, b bgp.Session) int { return cmp.Compare(a.Name, b.Name) }) {
 		t.row(
-			cell{s.Name, bold}, text(s.Address.String()), text(fmt.Sprint(s.ASN)), cell{s.State, sessionStyle(&s)}, text(since(now, s.Since)),
+			cell{s.Name, bold}, text(s.Address.String()), text(fmt.Sprint(s.ASN)), cell{s.State.String(), sessionStyle(&s)}, text(since(now, s.Since)),
 			text(counts(s.IPv4)), text(counts(s.IPv6)), text(trouble(&s)),
 		)
 	}
@@ -89,12 +90,12 @@ func counts(c *bgp.Counts) string {
 }
 
 // renderSessionBlock prints all about a session.
-func renderSessionBlock(e *errWriter, p painter, s *session, now time.Time) {
+func renderSessionBlock(e *errWriter, p painter, s *bgp.Session, now time.Time) {
 	e.printf("%s %s\n", p.paint(good, "session:"), p.paint(good, s.Name))
 	line := func(key, format string, args ...any) {
 		e.printf("  %s %s\n", p.paint(bold, key+":"), fmt.Sprintf(format, args...))
 	}
-	line("state", "%s (since %s)", p.paint(sessionStyle(s), s.State), ago(now, s.Since))
+	line("state", "%s (since %s)", p.paint(sessionStyle(s), s.State.String()), ago(now, s.Since))
 	id := ""
 	if s.RemoteRouterID.IsValid() {
 		id = ", router ID " + s.RemoteRouterID.String()
@@ -103,7 +104,7 @@ func renderSessionBlock(e *errWriter, p painter, s *session, now time.Time) {
 	if s.Tunnel {
 		line("tunnel", "%s", s.Peer)
 	}
-	if s.established() {
+	if s.State == bgp.Established {
 		enh := "no"
 		if s.ExtendedNextHop {
 			enh = "yes"
@@ -124,7 +125,7 @@ func renderSessionBlock(e *errWriter, p painter, s *session, now time.Time) {
 		if f.c.Stale > 0 {
 			more += fmt.Sprintf(", %d stale", f.c.Stale)
 		}
-		if s.established() && !f.c.EOR {
+		if s.State == bgp.Established && !f.c.EOR {
 			more += ", end of RIB awaited"
 		}
 		line(f.name, "%d received, %d accepted, %d advertised%s", f.c.Received, f.c.Accepted, f.c.Advertised, more)

@@ -137,6 +137,11 @@ this system is removed.`,
 	return cmd
 }
 
+// configAnswer is what is printed of the answer of GET /v1/config.
+type configAnswer struct {
+	Config string `json:"config"`
+}
+
 func newConfig(a *app) *cobra.Command {
 	var out output
 	cmd := &cobra.Command{

@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"sitewire/bgp"
+	"sitewire/gateway"
 	"sitewire/gateway/wg"
 )
 
@@ -22,7 +23,7 @@ func newPeers(a *app) *cobra.Command {
 		Short:   "Tunnels, one line each; with a name, all about one",
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			ans, raw, err := fetch[peersAnswer](cmd.Context(), newClient(a.socket), "/v1/peers", nil)
+			ans, raw, err := fetch[gateway.Peers](cmd.Context(), newClient(a.socket), "/v1/peers", nil)
 			if err != nil {
 				return err
 			}
@@ -32,7 +33,7 @@ func newPeers(a *app) *cobra.Command {
 				}
 				return renderPeers(a.stdout, a.paint(), ans.Peers, a.now(), !out.noHeaders)
 			}
-			i := slices.IndexFunc(ans.Peers, func(p peer) bool { return p.Peer.Peer == args[0] })
+			i := slices.IndexFunc(ans.Peers, func(p gateway.Peer) bool { return p.Peer == args[0] })
 			if i < 0 {
 				return unknown("peer", args[0], peerNames(ans.Peers))
 			}
@@ -55,9 +56,9 @@ func unknown(what, name string, names []string) error {
 	return fmt.Errorf("no %s %q; there are: %s", what, name, strings.Join(names, ", "))
 }
 
-func peerNames(ps []peer) (names []string) {
+func peerNames(ps []gateway.Peer) (names []string) {
 	for _, p := range ps {
-		names = append(names, p.Peer.Peer)
+		names = append(names, p.Peer)
 	}
 	return names
 }
@@ -67,7 +68,7 @@ func (a *app) completePeers(cmd *cobra.Command, args []string, _ string) ([]stri
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	ans, _, err := fetch[peersAnswer](cmd.Context(), newClient(a.socket), "/v1/peers", nil)
+	ans, _, err := fetch[gateway.Peers](cmd.Context(), newClient(a.socket), "/v1/peers", nil)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -75,9 +76,9 @@ func (a *app) completePeers(cmd *cobra.Command, args []string, _ string) ([]stri
 }
 
 // renderPeers prints one line for each peer, in the order of their names.
-func renderPeers(w io.Writer, p painter, peers []peer, now time.Time, headers bool) error {
+func renderPeers(w io.Writer, p painter, peers []gateway.Peer, now time.Time, headers bool) error {
 	t := newTable(left("PEER"), left("STATE"), right("HANDSHAKE"), left("ENDPOINT"), right("RX"), right("TX"), left("SESSION"), right("PFX"), left("REASON"))
-	for _, pe := range slices.SortedFunc(slices.Values(peers), func(a, b peer) int { return cmp.Compare(a.Peer.Peer, b.Peer.Peer) }) {
+	for _, pe := range slices.SortedFunc(slices.Values(peers), func(a, b gateway.Peer) int { return cmp.Compare(a.Peer, b.Peer) }) {
 		sess, in, out := summarize(pe.Sessions)
 		pfx := ""
 		if len(pe.Sessions) > 0 {
@@ -94,7 +95,7 @@ func renderPeers(w io.Writer, p painter, peers []peer, now time.Time, headers bo
 			reason = text(why)
 		}
 		t.row(
-			cell{pe.Peer.Peer, bold}, cell{string(pe.State), tunnelStyle(pe.State)}, text(since(now, pe.LastHandshake)), text(endpoint),
+			cell{pe.Peer, bold}, cell{string(pe.State), tunnelStyle(pe.State)}, text(since(now, pe.LastHandshake)), text(endpoint),
 			text(shortBytes(pe.ReceiveBytes)), text(shortBytes(pe.TransmitBytes)), sess, text(pfx), reason,
 		)
 	}
@@ -111,19 +112,19 @@ func tunnelStyle(s wg.TunnelState) style {
 	return warn
 }
 
-func sessionStyle(s *session) style {
-	if s.established() {
+func sessionStyle(s *bgp.Session) style {
+	if s.State == bgp.Established {
 		return good
 	}
 	return bad
 }
 
 // summarize puts a peer's sessions into one word, the worst first, and adds up the prefixes accepted and advertised.
-func summarize(sessions []session) (c cell, in, out int) {
+func summarize(sessions []bgp.Session) (c cell, in, out int) {
 	for i := range sessions {
 		s := &sessions[i]
-		if i == 0 || !s.established() {
-			c = cell{s.State, sessionStyle(s)}
+		if i == 0 || s.State != bgp.Established {
+			c = cell{s.State.String(), sessionStyle(s)}
 		}
 		for _, n := range []*bgp.Counts{s.IPv4, s.IPv6} {
 			if n != nil {
@@ -135,7 +136,7 @@ func summarize(sessions []session) (c cell, in, out int) {
 }
 
 // sessionTrouble is the first thing wrong with a peer's sessions.
-func sessionTrouble(sessions []session) string {
+func sessionTrouble(sessions []bgp.Session) string {
 	for i := range sessions {
 		if why := trouble(&sessions[i]); why != "" {
 			return why
@@ -145,9 +146,9 @@ func sessionTrouble(sessions []session) string {
 }
 
 // trouble is what is wrong with a session, in words; empty if nothing is.
-func trouble(s *session) string {
+func trouble(s *bgp.Session) string {
 	switch {
-	case !s.established() && s.LastError != "":
+	case s.State != bgp.Established && s.LastError != "":
 		return s.LastError
 	case len(s.Warnings) > 0:
 		return strings.Join(s.Warnings, "; ")
@@ -156,14 +157,14 @@ func trouble(s *session) string {
 }
 
 // renderPeer prints all about a peer in blocks, as `wg show` does.
-func renderPeer(w io.Writer, p painter, pe peer, now time.Time) error {
+func renderPeer(w io.Writer, p painter, pe gateway.Peer, now time.Time) error {
 	e := &errWriter{w: w}
-	e.printf("%s %s\n", p.paint(good, "peer:"), p.paint(good, pe.Peer.Peer))
+	e.printf("%s %s\n", p.paint(good, "peer:"), p.paint(good, pe.Peer))
 	line := func(key, format string, args ...any) {
 		e.printf("  %s %s\n", p.paint(bold, key+":"), fmt.Sprintf(format, args...))
 	}
 	line("state", "%s, %s (since %s)", p.paint(tunnelStyle(pe.State), string(pe.State)), pe.Reason, ago(now, pe.Since))
-	if pe.Site != "" && pe.Site != pe.Peer.Peer {
+	if pe.Site != "" && pe.Site != pe.Peer {
 		line("site", "%s", pe.Site)
 	}
 	line("public key", "%s", pe.PublicKey)

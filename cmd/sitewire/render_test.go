@@ -32,8 +32,8 @@ func throughJSON[T any](t *testing.T, v any) (out T) {
 
 func TestRender(t *testing.T) {
 	f := newFixture()
-	peers := throughJSON[peersAnswer](t, f.peers)
-	sessions := throughJSON[sessionsAnswer](t, f.bgp)
+	peers := throughJSON[gateway.Peers](t, f.peers)
+	sessions := throughJSON[gateway.Sessions](t, f.bgp)
 	rs := throughJSON[gateway.Routes](t, f.routes).Routes
 	healthy := f.status
 	healthy.Health, healthy.Problems, healthy.Tunnels.Up, healthy.Sessions.Up, healthy.Pending = "ok", nil, 3, 3, 1
@@ -97,7 +97,7 @@ func (f *failingWriter) Write(b []byte) (int, error) {
 
 func TestRenderReportsWriteErrors(t *testing.T) {
 	f := newFixture()
-	peers := throughJSON[peersAnswer](t, f.peers).Peers
+	peers := throughJSON[gateway.Peers](t, f.peers).Peers
 	for _, left := range []int{0, 40, 700} {
 		if err := renderStatus(&failingWriter{left}, false, f.status, peers, true); err == nil {
 			t.Errorf("renderStatus into a pipe that breaks after %d bytes: no error", left)

@@ -49,8 +49,8 @@ func (a *app) showStatus(ctx context.Context, w io.Writer, out output, fail bool
 	if out.json {
 		err = printJSON(w, raw)
 	} else {
-		var peers peersAnswer
-		if peers, _, err = fetch[peersAnswer](ctx, c, "/v1/peers", nil); err == nil {
+		var peers gateway.Peers
+		if peers, _, err = fetch[gateway.Peers](ctx, c, "/v1/peers", nil); err == nil {
 			err = renderStatus(w, a.paint(), st, peers.Peers, !out.noHeaders)
 		}
 	}
@@ -97,7 +97,7 @@ func (a *app) watch(ctx context.Context, show func(context.Context, io.Writer) e
 }
 
 // renderStatus prints health with its reasons, then the counts, then one line for each peer.
-func renderStatus(w io.Writer, p painter, st gateway.Status, peers []peer, headers bool) error {
+func renderStatus(w io.Writer, p painter, st gateway.Status, peers []gateway.Peer, headers bool) error {
 	e := &errWriter{w: w}
 	healthStyle := good
 	if st.Health != "ok" {
