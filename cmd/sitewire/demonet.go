@@ -178,7 +178,6 @@ bgp:
   hold_time: 3s            # the demo must not wait 90 s for a dead neighbour
   keepalive: 1s
   connect_retry: 2s
-  graceful_restart: false  # it would keep the paths of a silent neighbour
 routes:
   source_ipv4: {{.Source4}}
   source_ipv6: {{.Source6}}
