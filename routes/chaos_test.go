@@ -52,7 +52,7 @@ func (c *chaos) agree(when string) {
 // behind it, and what stays reachable is never unreachable in between.
 func TestNoPacketLost(t *testing.T) {
 	s := newSeed(t)
-	for stream := range uint64(15) {
+	for stream := range uint64(10) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChaos(t, s, stream)
 			defer func() { c.stop(); c.explain() }()
@@ -61,11 +61,10 @@ func TestNoPacketLost(t *testing.T) {
 					c.oracle.Policy = c.game.Policy()
 					c.policy(c.oracle.Policy)
 				} else {
-					c.together(func() {
-						for range 1 + c.dice.IntN(4) {
-							c.game.Step(c.feed, c.oracle)
-						}
-					})
+					c.hold()
+					for range 1 + c.dice.IntN(4) {
+						c.game.Step(c.feed, c.oracle)
+					}
 				}
 				c.settle()
 				c.agree(fmt.Sprintf("stream %d, step %d", stream, i))
@@ -81,7 +80,7 @@ func TestNoPacketLost(t *testing.T) {
 // without a peer behind it, and when the faults end all is as it should be.
 func TestFaults(t *testing.T) {
 	s := newSeed(t)
-	for stream := range uint64(15) {
+	for stream := range uint64(10) {
 		synctest.Test(t, func(t *testing.T) {
 			c := newChaos(t, s, stream)
 			defer func() { c.stop(); c.explain() }()
@@ -95,7 +94,8 @@ func TestFaults(t *testing.T) {
 					return routestest.Fault{}
 				})
 				for range 10 {
-					c.together(func() { c.game.Step(c.feed, c.oracle) })
+					c.hold()
+					c.game.Step(c.feed, c.oracle)
 					time.Sleep(time.Duration(c.dice.IntN(200)) * time.Millisecond)
 					if c.dice.IntN(5) == 0 {
 						c.loseSomething()
@@ -143,7 +143,7 @@ func (c *chaos) loseSomething() {
 // TestCrash: the process dies after any operation; the next one adopts what is there and ends up where it should.
 func TestCrash(t *testing.T) {
 	s := newSeed(t)
-	for stream := range uint64(6) {
+	for stream := range uint64(4) {
 		for k := 0; ; k++ {
 			crashed := false
 			synctest.Test(t, func(t *testing.T) { crashed = crash(t, s, stream, k) })
@@ -163,19 +163,17 @@ func crash(t *testing.T, seed, stream uint64, k int) bool {
 	c := newChaos(t, seed, stream)
 	defer func() { c.stop() }()
 	all := routes.NewFeed() // what the next process will hear
-	c.together(func() {
-		for range 40 {
-			c.game.Step(c.feed, c.oracle, all)
-		}
-	})
+	c.hold()
+	for range 40 {
+		c.game.Step(c.feed, c.oracle, all)
+	}
 	c.settle()
 	c.world.Journal()
 	c.world.CrashAfter(k)
-	c.together(func() {
-		for range 15 {
-			c.game.Step(c.feed, c.oracle, all)
-		}
-	})
+	c.hold()
+	for range 15 {
+		c.game.Step(c.feed, c.oracle, all)
+	}
 	c.settle()
 	crashed := len(c.world.Journal()) == k
 	c.stop()

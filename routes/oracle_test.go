@@ -151,7 +151,7 @@ func recount(t testing.TB, s *routes.Snapshot) {
 
 func TestTableAgainstOracle(t *testing.T) {
 	s := newSeed(t)
-	for round := range uint64(25) {
+	for round := range uint64(15) {
 		play(t, dice(s, round), 150)
 	}
 }

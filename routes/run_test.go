@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -104,7 +105,7 @@ func TestSweepTimeout(t *testing.T) {
 
 func TestFailedAllowHoldsInstall(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench, _ routes.Policy) {
-		attempts := 0
+		attempts := 0 // only the syncer looks at it
 		b.world.OnFault(func(op routes.Op) routestest.Fault {
 			if op.Kind == routes.Allow && attempts < 4 {
 				attempts++
@@ -165,15 +166,15 @@ func TestFailedWithdrawHoldsDisallow(t *testing.T) {
 
 func TestLastBackoffIsBounded(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench, _ routes.Policy) {
-		n := 0
-		b.world.OnFault(func(routes.Op) routestest.Fault { n++; return routestest.Fault{Err: routestest.ErrInjected} })
+		var n atomic.Int32
+		b.world.OnFault(func(routes.Op) routestest.Fault { n.Add(1); return routestest.Fault{Err: routestest.ErrInjected} })
 		b.learn("nyc", "10.2.0.0/16")
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		before := n
+		before := n.Load()
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
-		if got := n - before; got < 19 || got > 21 { // every 30 s
+		if got := n.Load() - before; got < 19 || got > 21 { // every 30 s
 			t.Errorf("%d attempts in 10 minutes", got)
 		}
 		b.world.OnFault(nil)
@@ -190,7 +191,7 @@ func TestFirstChangeAtOnce(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench, _ routes.Policy) {
 		time.Sleep(time.Second)
 		start := time.Now()
-		b.learn("nyc", "10.2.0.0/16")
+		b.feed.PutBest(routes.BestChange{Prefix: pfx("10.2.0.0/16"), Neighbour: "nyc", Replace: true, At: start})
 		synctest.Wait()
 		b.did("allow 10.2.0.0/16 peer nyc dev sw-nyc\ninstall 10.2.0.0/16 dev sw-nyc")
 		if waited := time.Since(start); waited != 0 {
@@ -369,12 +370,12 @@ func TestTeardownReportsWhatStayed(t *testing.T) {
 // blindFIB cannot be read at first.
 type blindFIB struct {
 	routes.FIB
-	err error
+	err atomic.Pointer[error]
 }
 
 func (f *blindFIB) List(ctx context.Context) ([]routes.Route, error) {
-	if f.err != nil {
-		return nil, f.err
+	if err := f.err.Load(); err != nil {
+		return nil, *err
 	}
 	return f.FIB.List(ctx)
 }
@@ -383,19 +384,20 @@ func (f *blindFIB) List(ctx context.Context) ([]routes.Route, error) {
 func TestNothingUnseen(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, p := twoTunnels()
-		fib := &blindFIB{w.FIB(), errors.New("operation not permitted")}
+		fib, blind := &blindFIB{FIB: w.FIB()}, errors.New("operation not permitted")
+		fib.err.Store(&blind)
 		s := routes.New(routes.Options{FIB: fib, Tunnels: w.Tunnels(), Feed: routes.NewFeed()})
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error, 1)
 		go func() { done <- s.Run(ctx) }()
-		if err := s.SetPolicy(t.Context(), p); !errors.Is(err, fib.err) {
+		if err := s.SetPolicy(t.Context(), p); !errors.Is(err, blind) {
 			t.Errorf("error %v", err)
 		}
 		if j := w.Journal(); len(j) > 0 {
 			t.Errorf("written unseen: %q", j)
 		}
 		synctest.Wait()
-		fib.err = nil
+		fib.err.Store(nil)
 		<-s.Ready()
 		if j := w.Journal(); len(j) != 2 {
 			t.Errorf("operations %q", j)
@@ -411,7 +413,8 @@ func TestStatusExplains(t *testing.T) {
 	inBubble(t, func(t *testing.T, b *bench, _ routes.Policy) {
 		attrs := &routes.Attrs{ASPath: []uint32{64512}, Origin: "igp"}
 		read := time.Now()
-		time.Sleep(5 * time.Millisecond)
+		time.Sleep(3 * time.Millisecond)
+		b.hold() // 2 ms more
 		b.feed.PutPath("nyc", pfx("10.2.0.0/16"), &routes.Path{Received: read, Attrs: attrs})
 		b.feed.PutPath("ams", pfx("10.2.0.0/16"), &routes.Path{Received: read, Rejected: "prefix_limit"})
 		b.feed.PutPath("ams", pfx("10.2.3.0/24"), &routes.Path{Received: read, Rejected: "too_specific"})
@@ -450,7 +453,7 @@ func TestStatusExplains(t *testing.T) {
 		if h.Count != 1 || h.Counts[2] != 1 || h.Sum != 0.005 {
 			t.Errorf("convergence: %+v", h)
 		}
-		if d := st.Stages[routes.StageDecide]; d.Count != 1 || d.Sum != 0.005 {
+		if d := st.Stages[routes.StageDecide]; d.Count != 1 || d.Sum != 0.003 {
 			t.Errorf("decide: %+v", d)
 		}
 	})

@@ -26,6 +26,7 @@ type bench struct {
 	syncer  *routes.Syncer
 	packets *routestest.Continuity
 	stop    func()
+	held    time.Time // the instant in which what is put gathers
 }
 
 // newBench starts a syncer under a policy. Every operation is checked: see routestest.Watch.
@@ -68,11 +69,14 @@ func (b *bench) settle() {
 	b.packets.Begin()
 }
 
-// together makes what f puts one batch: the syncer has just taken one and gathers until the bubble's clock moves on.
-func (b *bench) together(f func()) {
-	b.feed.PutAlive("nobody", true)
-	synctest.Wait()
-	f()
+// hold makes everything that is put in this instant one batch: the syncer has just taken one, and gathers until the
+// bubble's clock moves on.
+func (b *bench) hold() {
+	if now := time.Now(); !now.Equal(b.held) {
+		b.feed.PutAlive("nobody", true)
+		synctest.Wait()
+		b.held = now
+	}
 }
 
 // did compares the operations since the last call with lines of text.
@@ -95,6 +99,7 @@ func lines(s string) []string {
 
 // learn puts a path and makes it the best one.
 func (b *bench) learn(neighbour, prefix string) {
+	b.hold()
 	now := time.Now()
 	b.feed.PutPath(neighbour, pfx(prefix), &routes.Path{Received: now, Session: 1})
 	b.feed.PutBest(routes.BestChange{Prefix: pfx(prefix), Neighbour: neighbour, Replace: true, At: now})
@@ -102,11 +107,13 @@ func (b *bench) learn(neighbour, prefix string) {
 
 // backup puts a path that is not the best one.
 func (b *bench) backup(neighbour, prefix string) {
+	b.hold()
 	b.feed.PutPath(neighbour, pfx(prefix), &routes.Path{Received: time.Now(), Session: 1})
 }
 
 // forget withdraws a path that is the only best one.
 func (b *bench) forget(neighbour, prefix string) {
+	b.hold()
 	b.feed.PutPath(neighbour, pfx(prefix), nil)
 	b.feed.PutBest(routes.BestChange{Prefix: pfx(prefix), Neighbour: neighbour, Withdrawn: true, At: time.Now()})
 }
