@@ -9,10 +9,10 @@
 // system call.
 //
 // What a route becomes: a unicast route has the FIB's metric and preferred source; an unreachable route has the worst metric there is, so that
-// any other route for the same prefix wins. Install replaces in place (NLM_F_CREATE|NLM_F_REPLACE), so there is never a moment without a
-// route. The kernel replaces whatever it finds at that prefix and metric, also what another program put there; therefore the FIB keeps a view
-// of such rows and answers with a ConflictError instead. (A row that somebody adds within the microseconds between the notification and
-// our write is still replaced: the kernel has no compare-and-swap.)
+// any other route for the same prefix wins. A prefix may have both. Install replaces in place (NLM_F_CREATE|NLM_F_REPLACE), so there is never
+// a moment without a route. The kernel replaces whatever it finds at that prefix and metric, also what another program put there; therefore
+// the FIB keeps a view of such rows and answers with a ConflictError instead. (A row that somebody adds within the microseconds between the
+// notification and our write is still replaced: the kernel has no compare-and-swap.)
 //
 // Notifications are a hint, never the truth: Linux flushes the IPv4 routes of a device that goes down without sending any, and drops
 // notifications when the reader is slow. So link events wake the reader too, and a lost notification does the same as a seen one. Our own

@@ -103,7 +103,6 @@ func TestReplace(t *testing.T) {
 			route(family.prefix, via("fe80::9", "eth0"), via("fe80::8", "tun0")),
 			route(family.prefix, dev("tun0"), dev("tun1")),
 			route(family.prefix, via(family.gw, "eth0"), dev("tun1")),
-			{Prefix: p(family.prefix), Type: routes.Unreachable},
 		}
 		t.Run(family.prefix, func(t *testing.T) {
 			r := newRig(t, Options{})
@@ -118,7 +117,7 @@ func TestReplace(t *testing.T) {
 					r.listed(from)
 				}
 			}
-			r.write(withdraw(family.prefix), unreachable(routes.Withdraw, family.prefix))
+			r.write(withdraw(family.prefix))
 			r.listed()
 		})
 	}
@@ -179,6 +178,33 @@ func TestLeftovers(t *testing.T) {
 	}
 	r.write(ops...)
 	r.listed()
+}
+
+// TestUnreachable: the unreachable route of a prefix and all its unicast rows, also those in other forms, do not touch each other.
+func TestUnreachable(t *testing.T) {
+	r := newRig(t, Options{})
+	for _, c := range []struct{ prefix, junk string }{
+		{"10.1.0.0/16", "route add 10.1.0.0/16 dev tun1 proto 83 metric 77"},
+		{"2001:db8:7::/48", "-6 route add 2001:db8:7::/48 dev tun1 proto 83 metric 77"},
+	} {
+		discard, unicast := routes.Route{Prefix: p(c.prefix), Type: routes.Unreachable}, route(c.prefix, dev("tun0"))
+		r.write(unreachable(routes.Install, c.prefix), install(c.prefix, dev("tun0")))
+		r.listed(unicast, discard)
+		r.ip(c.junk)
+		r.listed(route(c.prefix), discard)
+		r.write(unreachable(routes.Install, c.prefix)) // not its business
+		r.listed(route(c.prefix), discard)
+		r.write(install(c.prefix, dev("tun0")))
+		r.listed(unicast, discard)
+		r.ip(c.junk)
+		r.listed(route(c.prefix), discard)
+		r.write(withdraw(c.prefix))
+		r.listed(discard)
+		r.write(install(c.prefix, dev("tun0")), unreachable(routes.Withdraw, c.prefix))
+		r.listed(unicast)
+		r.write(withdraw(c.prefix))
+		r.listed()
+	}
 }
 
 // TestForeign: a route of another protocol is not replaced, not removed, not listed.

@@ -54,7 +54,8 @@ func (f *FIB) dumpRoutes(ctx context.Context, family uint8, table uint32, protoc
 	return errInterrupted
 }
 
-// List returns every prefix that has a row with our protocol number in our table, whoever put it there, sorted by family and prefix.
+// List returns every prefix that has a row with our protocol number in our table, whoever put it there, sorted by family and prefix. One that
+// has a unicast and an unreachable route is there twice, in this order.
 //
 // A route is listed with its hops only if its rows are what Write would make of it now. One that has another metric or preferred source (the
 // configuration changed, or the source address came back), or that has rows besides, is listed without hops: so it is equal to no route
@@ -82,13 +83,20 @@ func (f *FIB) list(ctx context.Context) ([]routes.Route, error) {
 		mark := len(list)
 		var rows []row // of one prefix; the kernel sends them in a row
 		flush := func() {
-			if len(rows) > 0 {
-				list = append(list, f.route(rows))
-				if left := f.leftovers(rows); left != nil {
-					rest[rows[0].dst] = left
-				}
-				rows = rows[:0]
+			if len(rows) == 0 {
+				return
 			}
+			dst, all := rows[0].dst, len(rows)
+			if rows = slices.DeleteFunc(rows, unreachableRow); len(rows) > 0 {
+				list = append(list, f.route(rows))
+			}
+			if len(rows) < all {
+				list = append(list, routes.Route{Prefix: dst, Type: routes.Unreachable})
+			}
+			if left := f.leftovers(rows); left != nil {
+				rest[dst] = left
+			}
+			rows = rows[:0]
 		}
 		reset := func() {
 			list, rows = list[:mark], rows[:0]
@@ -108,7 +116,9 @@ func (f *FIB) list(ctx context.Context) ([]routes.Route, error) {
 			return nil, err
 		}
 		flush()
-		slices.SortFunc(list[mark:], func(a, b routes.Route) int { return comparePrefixes(a.Prefix, b.Prefix) })
+		slices.SortFunc(list[mark:], func(a, b routes.Route) int {
+			return cmp.Or(comparePrefixes(a.Prefix, b.Prefix), cmp.Compare(a.Type, b.Type))
+		})
 	}
 	f.rest = rest
 	return list, nil
@@ -118,13 +128,14 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
 }
 
-// route turns the rows of one prefix into a route; without hops if Write would not have made them so.
+// unreachableRow tells whether Write makes an unreachable route so.
+func unreachableRow(r row) bool {
+	return r.kind == unix.RTN_UNREACHABLE && r.metric == UnreachableMetric && r.tos == 0
+}
+
+// route turns the rows of one prefix, without the unreachable one, into a route; without hops if Write would not have made them so.
 func (f *FIB) route(rows []row) routes.Route {
 	r := routes.Route{Prefix: rows[0].dst}
-	if len(rows) == 1 && rows[0].kind == unix.RTN_UNREACHABLE && rows[0].metric == UnreachableMetric {
-		r.Type = routes.Unreachable
-		return r
-	}
 	want := f.src[routes.FamilyOf(r.Prefix)]
 	var hops []nexthop
 	for i, w := range rows {

@@ -14,7 +14,8 @@ import (
 )
 
 // Write runs Install and Withdraw operations. The result has one entry for each: nil, or an *Error, *DeviceError, *ConflictError or the context's
-// error. Withdraw removes every row of ours for the prefix, whatever its hops.
+// error. A prefix may have a unicast route and an unreachable one, each for itself. Withdraw of a unicast route removes every row of ours for the
+// prefix but the unreachable one, whatever its hops.
 func (f *FIB) Write(ctx context.Context, ops []routes.Op) []error {
 	errs := make([]error, len(ops))
 	if len(ops) == 0 {
@@ -63,11 +64,7 @@ func fill(errs []error, err error) []error {
 // install puts the request for an Install into the batch.
 func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes.Route) error {
 	w := row{dst: prefix, table: f.table, protocol: f.protocol, kind: unix.RTN_UNREACHABLE, metric: UnreachableMetric}
-	var after []row
-	if r.Type == routes.Unreachable {
-		// The route that it takes the place of has another metric.
-		after = append(after, f.any(prefix, f.metric))
-	} else {
+	if r.Type != routes.Unreachable {
 		hops, err := f.hops(ctx, prefix, r.Hops)
 		if err != nil {
 			return err
@@ -80,10 +77,16 @@ func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes
 	if err := f.conflict(prefix, w.metric); err != nil {
 		return err
 	}
+	var after []row
 	for _, old := range f.rest[prefix] {
-		after = append(after, stale(old, w)...)
+		if r.Type != routes.Unreachable || old.metric == UnreachableMetric { // what is not unicast leaves unicast rows alone
+			after = append(after, stale(old, w)...)
+		}
 	}
 	f.batch.add(op, w, unix.RTM_NEWROUTE, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, after)
+	if r.Type == routes.Unreachable {
+		return nil
+	}
 	if slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == "" }) {
 		f.asked[prefix] = routes.Route{Prefix: prefix, Type: r.Type, Hops: routes.CanonicalHops(slices.Clone(r.Hops))}
 	} else {
@@ -94,11 +97,11 @@ func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes
 
 // withdraw puts the requests for a Withdraw into the batch.
 func (f *FIB) withdraw(op int, prefix netip.Prefix, typ routes.RouteType) {
-	metric := f.metric
 	if typ == routes.Unreachable {
-		metric = UnreachableMetric
+		f.batch.add(op, f.any(prefix, UnreachableMetric), unix.RTM_DELROUTE, 0, nil)
+		return
 	}
-	f.batch.add(op, f.any(prefix, metric), unix.RTM_DELROUTE, 0, nil)
+	f.batch.add(op, f.any(prefix, f.metric), unix.RTM_DELROUTE, 0, nil)
 	for _, old := range f.rest[prefix] {
 		for _, r := range perHop(old) {
 			f.batch.add(op, r, unix.RTM_DELROUTE, 0, nil)
@@ -112,9 +115,10 @@ func (f *FIB) any(prefix netip.Prefix, metric uint32) row {
 	return row{dst: prefix, table: f.table, protocol: f.protocol, scope: anyScope, metric: metric}
 }
 
-// leftovers returns the rows of one prefix that a replacement in place would not deal with; nil if there is just the usual single row.
+// leftovers returns the rows of one prefix that a replacement in place would not deal with; nil if there is just the usual single row. The
+// unreachable row is not among rows.
 func (f *FIB) leftovers(rows []row) []row {
-	if len(rows) == 1 && rows[0].kind == unix.RTN_UNICAST && rows[0].metric == f.metric && rows[0].tos == 0 {
+	if len(rows) == 0 || len(rows) == 1 && rows[0].kind == unix.RTN_UNICAST && rows[0].metric == f.metric && rows[0].tos == 0 {
 		return nil
 	}
 	return slices.Clone(rows)
@@ -253,7 +257,7 @@ func harmless(r request) error {
 // note keeps the leftovers true after a request has succeeded.
 func (f *FIB) note(r request) {
 	dst := r.row.dst
-	if r.row.metric == f.metric && len(f.rest[dst]) == 0 {
+	if len(f.rest[dst]) == 0 {
 		return // nearly always
 	}
 	if r.del {
@@ -264,9 +268,6 @@ func (f *FIB) note(r request) {
 		f.rest[dst] = slices.DeleteFunc(f.rest[dst], func(old row) bool {
 			return old.metric == r.row.metric && old.tos == 0 && len(stale(old, r.row)) == 0
 		})
-		if r.row.metric != f.metric {
-			f.rest[dst] = append(f.rest[dst], r.row)
-		}
 	}
 	if len(f.rest[dst]) == 0 {
 		delete(f.rest, dst)
