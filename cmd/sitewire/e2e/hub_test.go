@@ -189,7 +189,7 @@ func (h *hub) spoke(i int) *spoke {
 		t.Cleanup(func() { dev.Close(true) })
 		return dev.Apply(t.Context(), wg.Delta{
 			SetPeers: []wg.PeerConfig{{
-				Name: h.name, PublicKey: h.pub(), Endpoint: netip.AddrPortFrom(h.out4, 51820), PersistentKeepalive: 5 * time.Second,
+				Name: h.name, PublicKey: h.pub(), Endpoint: netip.AddrPortFrom(h.out4, 51820), PersistentKeepalive: 25 * time.Second,
 			}},
 			Allow: []wg.AllowedIP{
 				{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Peer: h.pub()}, {Prefix: netip.MustParsePrefix("::/0"), Peer: h.pub()},
