@@ -100,6 +100,7 @@ func TestSeriesFromTheStart(t *testing.T) {
 		`sitewire_tunnel_allowed_ips_desired{family="ipv4",peer="a"}`,
 		`sitewire_routes{family="ipv4",peer="a",source="bgp"}`,
 		`sitewire_allowed_ips_conflicts{device="sw-a"}`,
+		`sitewire_allowed_ips_foreign{device="sw-a"}`,
 		`sitewire_allowed_ips_moves_total{device="sw-a"}`,
 		`sitewire_route_convergence_duration_seconds_count{family="ipv6",operation="withdraw"}`,
 		`sitewire_reconcile_oldest_pending_timestamp_seconds`,
@@ -124,6 +125,23 @@ func TestTunnelUp(t *testing.T) {
 	for peer, want := range map[string]string{"nyc": "1", "store-17": "1", "osl": "0", "new": "0"} {
 		if got := sample(t, text, fmt.Sprintf("sitewire_tunnel_up{peer=%q}", peer)); got != want {
 			t.Errorf("%s: up is %s, want %s", peer, got, want)
+		}
+	}
+}
+
+// Foreign allowed-IPs are told of, and are no drift.
+func TestForeignIsNoDrift(t *testing.T) {
+	f := gateway()
+	f.routes.DriftUnresolved[routes.AllowedIPExtra] = len(f.routes.Foreign) + 2
+	text := exposition(t, f.collector(t))
+	for series, want := range map[string]string{
+		`sitewire_drift_unresolved{kind="allowed_ip_extra"}`:     "2",
+		`sitewire_allowed_ips_foreign{device="sw-hub"}`:          "1",
+		`sitewire_allowed_ips_foreign{device="sw-nyc"}`:          "0",
+		`sitewire_drift_detected_total{kind="allowed_ip_extra"}`: "1",
+	} {
+		if got := sample(t, text, series); got != want {
+			t.Errorf("%s is %s, want %s", series, got, want)
 		}
 	}
 }

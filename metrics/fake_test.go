@@ -134,7 +134,7 @@ func gateway() *fake {
 			ReconcileDuration: durations(0.01, 0.02), LastReconcile: at(60),
 			DriftDetected:   [routes.DriftKinds]uint64{routes.RouteMissing: 4, routes.AllowedIPExtra: 1},
 			DriftRepaired:   [routes.DriftKinds]uint64{routes.RouteMissing: 4},
-			DriftUnresolved: [routes.DriftKinds]int{routes.AllowedIPExtra: 1},
+			DriftUnresolved: [routes.DriftKinds]int{routes.AllowedIPExtra: 1, routes.RouteMissing: 1},
 			Foreign:         []routes.AllowedIP{{Device: "sw-hub", Peer: "osl", Prefix: netip.MustParsePrefix("203.0.113.0/24")}},
 		},
 		kernel: &Kernel{

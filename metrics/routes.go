@@ -16,7 +16,7 @@ type routeMetrics struct {
 	pending, oldestPending, opFailures, opRetries   *metric
 	reconciles, failures, reconcileDuration, lastOK *metric
 	driftDetected, driftRepaired, drift             *metric
-	moves, conflicts                                *metric
+	moves, conflicts, foreign                       *metric
 }
 
 func newRouteMetrics(c *catalogue) *routeMetrics {
@@ -45,9 +45,10 @@ func newRouteMetrics(c *catalogue) *routeMetrics {
 	r.lastOK = c.gauge("reconcile_last_success_timestamp_seconds", "Unix time of the last full comparison that succeeded; 0 if none did.")
 	r.driftDetected = c.counter("drift_detected_total", "Differences found between what we wrote and what is there.", "kind")
 	r.driftRepaired = c.counter("drift_repaired_total", "Differences that were put right.", "kind")
-	r.drift = c.gauge("drift_unresolved", "Differences that are there now: not repaired yet, or not ours to repair.", "kind")
+	r.drift = c.gauge("drift_unresolved", "Differences that are there now and not repaired yet. Foreign allowed-IPs are not among them.", "kind")
 	r.moves = c.counter("allowed_ips_moves_total", "Prefixes that went from one peer of the device to another; normal on failover.", "device")
 	r.conflicts = c.gauge("allowed_ips_conflicts", "Prefixes that more than one peer of the device wants; WireGuard gives each to one.", "device")
+	r.foreign = c.gauge("allowed_ips_foreign", "Allowed-IPs on the device that somebody else put there. They stay, unless they take a prefix that is ours.", "device")
 	return r
 }
 
@@ -88,7 +89,11 @@ func (r *routeMetrics) collect(e *emitter, s *scrape) {
 	for k := range routes.DriftKinds {
 		e.counter(r.driftDetected, st.DriftDetected[k], k.String())
 		e.counter(r.driftRepaired, st.DriftRepaired[k], k.String())
-		e.gauge(r.drift, float64(st.DriftUnresolved[k]), k.String())
+		unresolved := st.DriftUnresolved[k]
+		if k == routes.AllowedIPExtra { // what is not ours is nothing to repair
+			unresolved -= len(st.Foreign)
+		}
+		e.gauge(r.drift, float64(unresolved), k.String())
 	}
 }
 
@@ -98,13 +103,14 @@ func (r *routeMetrics) counts(e *emitter, s *scrape) {
 	families := []routes.Family{routes.IPv4, routes.IPv6}
 	installed, desired := map[routes.PeerFamily]int{}, map[routes.PeerFamily]int{}
 	selected := map[routes.RouteKey]int{}
-	moves, conflicts := map[string]uint64{}, map[string]int{}
+	moves, conflicts, foreign := map[string]uint64{}, map[string]int{}, map[string]int{}
 	for i := range s.tunnels {
 		for _, f := range families {
 			key := routes.PeerFamily{Peer: s.tunnels[i].Peer, Family: f}
 			installed[key], desired[key] = 0, 0
 		}
-		moves[s.tunnels[i].Device], conflicts[s.tunnels[i].Device] = 0, 0
+		device := s.tunnels[i].Device
+		moves[device], conflicts[device], foreign[device] = 0, 0, 0
 	}
 	if s.bgp != nil {
 		for i := range s.bgp.Sessions {
@@ -122,6 +128,9 @@ func (r *routeMetrics) counts(e *emitter, s *scrape) {
 	maps.Copy(selected, st.Desired.Routes)
 	maps.Copy(moves, st.Installed.Moves)
 	maps.Copy(conflicts, st.Desired.Conflicts)
+	for _, a := range st.Foreign {
+		foreign[a.Device]++
+	}
 
 	for k, n := range installed {
 		e.gauge(r.allowedIPs, float64(n), k.Peer, k.Family.String())
@@ -137,6 +146,9 @@ func (r *routeMetrics) counts(e *emitter, s *scrape) {
 	}
 	for device, n := range conflicts {
 		e.gauge(r.conflicts, float64(n), device)
+	}
+	for device, n := range foreign {
+		e.gauge(r.foreign, float64(n), device)
 	}
 	table := strconv.FormatUint(uint64(s.process.Table), 10)
 	for _, f := range families {
