@@ -40,7 +40,7 @@ func TestOverrun(t *testing.T) {
 			t.Fatalf("%v: want a conflict, got %v", ops[i].Route, err)
 		}
 	}
-	if s := r.fib.Stats(); s.Resyncs == 0 || s.Requests != 0 {
+	if s := r.fib.Stats(); s.Resyncs == 0 || s.Replaces != 0 {
 		t.Errorf("%+v", s)
 	}
 	r.listed()

@@ -18,8 +18,9 @@ type ErrorKey struct {
 
 // Stats are counters since New.
 type Stats struct {
-	// Requests for changes that went to the kernel, with those that clean up after a change.
-	Requests uint64
+	// Replaces and Deletes are the requests that went to the kernel: those that put a route, and those that delete one, also to clean up after
+	// a change.
+	Replaces, Deletes uint64
 	// Errors by operation and reason. "Exists" and "not found" are none.
 	Errors map[ErrorKey]uint64
 	// Overruns of the notification socket, and Resyncs of the view that followed.
@@ -44,6 +45,19 @@ func (f *FIB) Stats() Stats {
 	s := f.stats.s
 	s.Errors = maps.Clone(s.Errors)
 	return s
+}
+
+func (c *counters) requested(reqs []request) {
+	var deletes uint64
+	for i := range reqs {
+		if reqs[i].del {
+			deletes++
+		}
+	}
+	c.add(func(s *Stats) {
+		s.Deletes += deletes
+		s.Replaces += uint64(len(reqs)) - deletes
+	})
 }
 
 func (c *counters) failed(kind routes.OpKind, err error) {

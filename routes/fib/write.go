@@ -225,7 +225,7 @@ func (f *FIB) flush(ctx context.Context, errs []error) {
 			err = context.Cause(ctx)
 		} else {
 			err = f.req.exchange(b.buf, b.reqs)
-			f.stats.add(func(s *Stats) { s.Requests += uint64(len(b.reqs)) })
+			f.stats.requested(b.reqs)
 		}
 		done := slices.Clone(b.reqs)
 		b.buf, b.reqs = b.buf[:0], b.reqs[:0]
