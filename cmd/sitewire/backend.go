@@ -1,22 +1,26 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"sitewire/gateway"
 	"sitewire/gateway/config"
+	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/user"
 )
 
 // errNoKernelBackend is what `backend: kernel` gets.
 var errNoKernelBackend = errors.New("wireguard.backend: kernel: this version has only the userspace backend; write `backend: userspace`, or leave it at auto")
 
-// newBackends returns the function that chooses a WireGuard backend by its configured name.
-func newBackends(log *slog.Logger) func(string) (gateway.Backend, error) {
-	userspace := gateway.Backend{Name: string(config.BackendUserspace), Open: user.Options{Logger: log.With("part", "wireguard")}.Opener()}
+// newBackends returns the function that chooses a WireGuard backend by its configured name. Its devices are watched.
+func newBackends(log *slog.Logger, watch *deviceWatch) func(string) (gateway.Backend, error) {
+	opener := user.Options{Logger: log.With("part", "wireguard")}.Opener()
+	userspace := gateway.Backend{Name: string(config.BackendUserspace), Open: watch.opener(opener)}
 	var once sync.Once
 	return func(name string) (gateway.Backend, error) {
 		switch config.Backend(name) {
@@ -32,4 +36,76 @@ func newBackends(log *slog.Logger) func(string) (gateway.Backend, error) {
 		}
 		return gateway.Backend{}, fmt.Errorf("wireguard.backend %q is not known", name)
 	}
+}
+
+// deviceWatch notes, for metrics, when a device last told its state and which devices cannot be opened or asked. It is safe for concurrent
+// use.
+type deviceWatch struct {
+	mu     sync.Mutex
+	polled time.Time
+	failed map[string]bool // by name of the device
+}
+
+func (w *deviceWatch) opener(open wg.Opener) wg.Opener {
+	return func(ctx context.Context, cfg wg.DeviceConfig) (wg.Device, error) {
+		d, err := open(ctx, cfg)
+		w.note(cfg.Name, err)
+		if err != nil {
+			return nil, err
+		}
+		return &watchedDevice{d, w}, nil
+	}
+}
+
+// note keeps the outcome of opening or asking a device.
+func (w *deviceWatch) note(device string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	switch {
+	case err == nil:
+		delete(w.failed, device)
+	case w.failed == nil:
+		w.failed = map[string]bool{device: true}
+	default:
+		w.failed[device] = true
+	}
+}
+
+// lastPoll is when a device was last asked with success; zero if none was.
+func (w *deviceWatch) lastPoll() time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.polled
+}
+
+// healthy tells whether all devices of these tunnels work. One that failed and is not configured any more does not count.
+func (w *deviceWatch) healthy(tunnels []wg.Tunnel) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i := range tunnels {
+		if w.failed[tunnels[i].Device] {
+			return false
+		}
+	}
+	return true
+}
+
+// watchedDevice is a device that tells its watch of every poll.
+type watchedDevice struct {
+	wg.Device
+	watch *deviceWatch
+}
+
+// Stats implements wg.Device.
+func (d *watchedDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
+	stats, err := d.Device.Stats(ctx)
+	if ctx.Err() == nil {
+		d.watch.note(d.Name(), err)
+	}
+	if err == nil {
+		d.watch.mu.Lock()
+		d.watch.polled = time.Now()
+		d.watch.mu.Unlock()
+	}
+	return stats, err
 }

@@ -174,7 +174,7 @@ func ask(t *testing.T, code int, args ...string) string {
 
 func TestBackends(t *testing.T) {
 	var log bytes.Buffer
-	choose := newBackends(slog.New(slog.NewTextHandler(&log, nil)))
+	choose := newBackends(slog.New(slog.NewTextHandler(&log, nil)), &deviceWatch{})
 	for range 2 {
 		if b, err := choose("auto"); err != nil || b.Name != "userspace" || b.Open == nil {
 			t.Errorf("auto: %v, %v", b.Name, err)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -63,6 +64,8 @@ type process struct {
 	started time.Time
 	fib     *fib.FIB
 	gateway *gateway.Gateway
+	devices deviceWatch
+	serving atomic.Bool // the API listens
 }
 
 // run makes the parts and keeps them until ctx ends, `sitewire stop` is called, or one of them breaks.
@@ -91,7 +94,7 @@ func (d *process) run(ctx context.Context) error {
 	d.gateway = gateway.New(gateway.Options{
 		Config:  d.cfg,
 		Load:    d.load,
-		Backend: newBackends(d.log),
+		Backend: newBackends(d.log, &d.devices),
 		Host:    host.New(host.Options{Log: d.log.With("part", "host")}),
 		FIB:     d.fib,
 		NewSpeaker: func(c bgp.Config, sink bgp.Sink) gateway.Speaker {
@@ -132,6 +135,7 @@ func (d *process) gatewayRun(ctx, around context.Context) error {
 		}
 		return err
 	}
+	d.serving.Store(true)
 	return d.gateway.Run(ctx)
 }
 

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"sitewire/gateway/config"
 	"sitewire/metrics"
 	"sitewire/routes"
 )
@@ -33,10 +34,14 @@ func (d *process) serveMetrics(ctx context.Context) error {
 func (d *process) processMetrics() metrics.Process {
 	cfg, info, reloads, b := d.gateway.Config(), d.gateway.ConfigInfo(), d.gateway.ReloadCounts(), readBuild()
 	p := metrics.Process{
-		Build: metrics.Build{Version: b.versionText(), Revision: b.Revision},
-		Site:  cfg.Site, ASN: cfg.ASN, RouterID: cfg.RouterID,
+		Build:       metrics.Build{Version: b.versionText(), Revision: b.Revision},
+		Started:     d.started,
+		Site:        cfg.Site,
+		ASN:         cfg.ASN,
+		RouterID:    cfg.RouterID,
+		Table:       cfg.Routes.Table,
+		Components:  d.components(cfg),
 		LogMessages: d.logs.Counts(),
-		Snapshots:   map[string]time.Time{"fib": d.gateway.Routing().At},
 		Config: metrics.Config{
 			LastReloadSuccessful: reloads.LastOK, LastSuccess: reloads.LastSuccess,
 			Reloads: reloads.Reloads, ReloadFailures: reloads.Failures,
@@ -46,25 +51,48 @@ func (d *process) processMetrics() metrics.Process {
 	if reloads.LastSuccess.IsZero() && info.LastError == "" { // the load at start
 		p.Config.LastReloadSuccessful, p.Config.LastSuccess = true, info.Applied
 	}
+	if polled := d.devices.lastPoll(); !polled.IsZero() { // without tunnels there is nothing to be old
+		p.Snapshots = map[string]time.Time{"wireguard": polled}
+	}
 	return p
 }
 
-// kernelMetrics counts what the routes' driver asked of the kernel. Errors are counted by operation, requests are not: a batch has many.
+// components tells which parts are in use and run without an error. A part that ends takes the process along, so what is left to tell is
+// whether it has come up and does its periodic work.
+func (d *process) components(cfg *config.Config) map[string]bool {
+	const (
+		missed = 3 // comparisons with the kernel that may fail in a row
+		grace  = 10 * time.Second
+	)
+	up := map[string]bool{
+		"wireguard": d.devices.healthy(d.gateway.Tunnels()),
+		"rtnetlink": time.Since(d.gateway.Routing().LastReconcile) < missed*cfg.Routes.ReconcileEvery+grace,
+		"api":       d.serving.Load(),
+	}
+	if cfg.ASN != 0 {
+		up["bgp"] = !d.gateway.Sessions().Time.IsZero()
+	}
+	return up
+}
+
+// kernelMetrics counts what the routes' driver asked of the kernel. An operation that fails counts under what it was about, whichever of its
+// requests failed.
 func (d *process) kernelMetrics() *metrics.Kernel {
 	const subsystem = "rtnetlink"
+	replace, remove := metrics.Request{Subsystem: subsystem, Operation: "route_replace"}, metrics.Request{Subsystem: subsystem, Operation: "route_delete"}
 	s := d.fib.Stats()
 	k := &metrics.Kernel{
-		Requests: map[metrics.Request]uint64{{Subsystem: subsystem, Operation: "route_write"}: s.Requests},
+		Requests: map[metrics.Request]uint64{replace: s.Replaces, remove: s.Deletes},
 		Errors:   map[metrics.RequestError]uint64{},
 		Overruns: map[string]uint64{subsystem: s.Overruns},
 		Resyncs:  map[string]uint64{subsystem: s.Resyncs},
 	}
 	for key, n := range s.Errors {
-		op := "route_replace"
+		op := replace
 		if key.Op == routes.Withdraw {
-			op = "route_delete"
+			op = remove
 		}
-		k.Errors[metrics.RequestError{Request: metrics.Request{Subsystem: subsystem, Operation: op}, Errno: key.Errno}] = n
+		k.Errors[metrics.RequestError{Request: op, Errno: key.Errno}] = n
 	}
 	return k
 }
