@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"strings"
@@ -98,6 +99,34 @@ func TestApplyNothing(t *testing.T) {
 		r.mustReload(replace(twoPeers, "policy: dn42", "policy: dn42\n    keepalive: 10s", "10.17.0.0/24", "10.17.0.0/23"))
 		r.didInOrder(`wg set wg-nyc peer nyc persistent-keepalive 10`)
 		r.wantState("nyc", wg.TunnelUp, "")
+	})
+}
+
+// Many reloads at once come one after the other, and one whose caller has gone away is given up.
+func TestApplyManyAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := running(t, twoPeers)
+		defer r.stop(false)
+		const n = 100
+		errs := make(chan error, n)
+		for range n {
+			go func() { errs <- r.gw.Apply(t.Context(), r.gw.Config(), "sighup") }()
+		}
+		for range n {
+			if err := <-errs; err != nil {
+				t.Error(err)
+			}
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := r.gw.Apply(gone, r.gw.Config(), "api"); err != nil && !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
+		r.after(time.Second)
+		if g := r.gw.ConfigInfo().Generation; g < 1+n || r.gw.ReloadCounts().Reloads["sighup"] != n {
+			t.Errorf("generation %d, counts %+v", g, r.gw.ReloadCounts())
+		}
+		r.did("")
 	})
 }
 

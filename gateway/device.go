@@ -117,7 +117,6 @@ func (t *tunnels) reopen(ctx context.Context, d *device, now time.Time) {
 	}
 	err := t.restore(ctx, d)
 	if err == nil {
-		d.backoff = 0
 		return
 	}
 	d.backoff = min(max(2*d.backoff, time.Second), 30*time.Second)

@@ -11,11 +11,12 @@ import (
 
 // withEndpoint is oneStore with more settings of the peer.
 func withEndpoint(settings ...string) string {
-	text := oneStore
+	var text strings.Builder
+	text.WriteString(oneStore)
 	for _, s := range settings {
-		text += "    " + s + "\n"
+		text.WriteString("    " + s + "\n")
 	}
-	return text
+	return text.String()
 }
 
 func TestNumericEndpoint(t *testing.T) {

@@ -1,0 +1,360 @@
+package gateway
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"sitewire/bgp"
+	"sitewire/gateway/host"
+	"sitewire/gateway/wg"
+	"sitewire/gateway/wg/wgtest"
+	"sitewire/routes/routestest"
+)
+
+// journal is what was done, in order, by whomever.
+type journal struct {
+	mu    sync.Mutex
+	lines []string
+}
+
+func (j *journal) add(format string, args ...any) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.lines = append(j.lines, fmt.Sprintf(format, args...))
+}
+
+func (j *journal) take() []string {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	l := j.lines
+	j.lines = nil
+	return l
+}
+
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// fakeBackend makes fake devices that share the rig's journal and appear in the fake kernel.
+type fakeBackend struct {
+	t       *testing.T
+	journal *journal
+	world   *routestest.World
+	mu      sync.Mutex
+	devices map[string]*simDevice
+	fail    func(op string) error // opening ("open NAME") and every line of every device
+	missing error                 // why there is no backend
+}
+
+// simDevice is a fake device in the fake kernel.
+type simDevice struct {
+	*wgtest.Fake
+	backend *fakeBackend
+	port    uint16
+}
+
+func (b *fakeBackend) get(name string) (Backend, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return Backend{Name: "fake", Open: b.open}, b.missing
+}
+
+func (b *fakeBackend) failWith(f func(op string) error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fail = f
+}
+
+func (b *fakeBackend) check(op string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.fail == nil {
+		return nil
+	}
+	return b.fail(op)
+}
+
+func (b *fakeBackend) open(_ context.Context, cfg wg.DeviceConfig) (wg.Device, error) {
+	if err := b.check("open " + cfg.Name); err != nil {
+		return nil, err
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for name, d := range b.devices {
+		if cfg.ListenPort != 0 && d.port == cfg.ListenPort {
+			return nil, fmt.Errorf("port %d: in use by %s", cfg.ListenPort, name)
+		}
+	}
+	d := &simDevice{wgtest.New(cfg), b, cfg.ListenPort}
+	d.FailWith(func(op string) error {
+		if err := b.check(op); err != nil {
+			return err
+		}
+		b.journal.add("%s", op)
+		if strings.Contains(op, " allowed-ips -") {
+			b.withdrawnFirst(cfg.Name, op)
+		}
+		return nil
+	})
+	b.devices[cfg.Name] = d
+	b.world.AddDevice(cfg.Name)
+	b.journal.add("open %s mtu %d", cfg.Name, cfg.MTU)
+	return d, nil
+}
+
+// device that is open under the name.
+func (b *fakeBackend) device(name string) *simDevice {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.devices[name]
+}
+
+// vanish removes a device behind the gateway's back, as `ip link del` does.
+func (b *fakeBackend) vanish(name string) {
+	b.device(name).Fake.Close(true)
+	b.gone(name)
+}
+
+func (b *fakeBackend) gone(name string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	delete(b.devices, name)
+	b.world.RemoveDevice(name)
+}
+
+func (b *fakeBackend) names() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Sorted(maps.Keys(b.devices))
+}
+
+func (d *simDevice) Close(remove bool) error {
+	closed, _ := d.Closed()
+	err := d.Fake.Close(remove)
+	if !closed && remove {
+		d.backend.gone(d.Name())
+		d.backend.journal.add("close %s remove", d.Name())
+	} else if !closed {
+		d.backend.journal.add("close %s", d.Name())
+	}
+	return err
+}
+
+// fakeHost writes down what changes.
+type fakeHost struct {
+	journal *journal
+	mu      sync.Mutex
+	links   map[string]string // as last set
+	rules   *host.RulesConfig
+	wall    string
+	mtu     int
+	fail    func(op string) error
+}
+
+func (h *fakeHost) failWith(f func(op string) error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.fail = f
+}
+
+func (h *fakeHost) check(op string) error {
+	if h.fail == nil {
+		return nil
+	}
+	return h.fail(op)
+}
+
+func (h *fakeHost) SetLink(_ context.Context, c host.LinkConfig) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	text := fmt.Sprintf("mtu %d %v up %t", c.MTU, c.Addresses, c.Up)
+	if err := h.check("link " + c.Name); err != nil {
+		return err
+	}
+	if h.links[c.Name] != text {
+		h.links[c.Name] = text
+		h.journal.add("link %s %s", c.Name, text)
+	}
+	return nil
+}
+
+func (h *fakeHost) SetRules(_ context.Context, c host.RulesConfig) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.check("rules"); err != nil {
+		return err
+	}
+	if h.rules == nil || *h.rules != c {
+		h.rules = &c
+		h.journal.add("rules mark %#x table %d", c.Mark, c.Table)
+	}
+	return nil
+}
+
+func (h *fakeHost) SetFirewall(_ context.Context, c host.FirewallConfig) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.check("firewall"); err != nil {
+		return err
+	}
+	if text := fmt.Sprintf("firewall port %d tunnels %v lan %v", c.BGPPort, c.TunnelDevices, c.LANNeighbours); h.wall != text {
+		h.wall = text
+		h.journal.add("%s", text)
+	}
+	return nil
+}
+
+func (h *fakeHost) PathMTU(_ context.Context, _ netip.Addr, _ uint32) (int, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mtu, nil
+}
+
+func (h *fakeHost) Teardown(context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.journal.add("host teardown")
+	h.rules, h.wall = nil, ""
+	clear(h.links)
+	return nil
+}
+
+// fakeSpeaker has the sessions that the test gives it.
+type fakeSpeaker struct {
+	journal  *journal
+	changed  chan struct{}
+	mu       sync.Mutex
+	config   bgp.Config
+	snapshot *bgp.Snapshot
+	fail     func(bgp.Config) error
+	broken   error // what Run returns at once
+}
+
+func (s *fakeSpeaker) Run(ctx context.Context) error {
+	if s.broken != nil {
+		return s.broken
+	}
+	s.journal.add("speaker begins")
+	<-ctx.Done()
+	s.journal.add("speaker ends")
+	return nil
+}
+
+func (s *fakeSpeaker) Set(_ context.Context, c bgp.Config) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fail != nil {
+		if err := s.fail(c); err != nil {
+			return err
+		}
+	}
+	if text := s.note(c); text != "" {
+		s.journal.add("%s", text)
+	}
+	return nil
+}
+
+// note keeps c and returns what is new in it.
+func (s *fakeSpeaker) note(c bgp.Config) string {
+	text := func(c bgp.Config) string {
+		var names, announced []string
+		for _, n := range c.Neighbours {
+			names = append(names, n.Name)
+		}
+		for _, a := range c.Announce {
+			announced = append(announced, a.Prefix.String())
+		}
+		return fmt.Sprintf("bgp %v announces %v endpoints %v", names, announced, c.Endpoints)
+	}
+	old := text(s.config)
+	s.config = c
+	if now := text(c); now != old {
+		return now
+	}
+	return ""
+}
+
+func (s *fakeSpeaker) SetLiveness(neighbour string, alive bool) {
+	s.journal.add("bgp %s alive %t", neighbour, alive)
+}
+
+func (s *fakeSpeaker) Snapshot() *bgp.Snapshot {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.snapshot
+}
+
+func (s *fakeSpeaker) set(sessions ...bgp.Session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.snapshot = &bgp.Snapshot{Time: time.Now(), Sessions: sessions}
+}
+
+func (s *fakeSpeaker) Changed() <-chan struct{} { return s.changed }
+
+// fakeNames answers what the test says.
+type fakeNames struct {
+	mu      sync.Mutex
+	answers map[string][]netip.Addr
+	fail    error
+	slow    map[string]bool // never answers
+	asked   int
+}
+
+func (n *fakeNames) set(name string, addrs ...string) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.answers[name] = nil
+	for _, a := range addrs {
+		n.answers[name] = append(n.answers[name], ip(a))
+	}
+}
+
+func (n *fakeNames) setFailure(err error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.fail = err
+}
+
+func (n *fakeNames) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	n.mu.Lock()
+	slow, fail, answer := n.slow[name], n.fail, n.answers[name]
+	n.asked++
+	n.mu.Unlock()
+	if slow {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	if fail == nil && answer == nil {
+		fail = errors.New("no such host")
+	}
+	return slices.Clone(answer), fail
+}
+
+func (n *fakeNames) count() int {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.asked
+}
