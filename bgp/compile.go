@@ -193,6 +193,7 @@ func (c *compiler) importGroup(g []member, own []netip.Prefix) {
 func (c *compiler) exports(members []member) {
 	external := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return m.internal })
 	internal := slices.DeleteFunc(slices.Clone(members), func(m member) bool { return !m.internal })
+	c.add(exp, nil, &api.Conditions{CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, exactly(standard(markNowhere)))}, reject())
 	// When a route changes into one that is rejected, GoBGP asks whether the policy lets the old one pass, to see
 	// whether it has to be withdrawn: and that one without our ASN in front. No route that goes out is like that; say
 	// yes, and have it withdrawn.

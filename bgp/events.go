@@ -104,6 +104,9 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 	b := bestPath{id: p.RemoteID}
 	change := routes.BestChange{Prefix: prefix, Replace: !v.multipath, At: at}
 	list := v.best[prefix]
+	if own(p) && nowhere(p) {
+		return changes
+	}
 	if !own(p) {
 		if b.from = v.byAddr[p.PeerAddress]; b.from == nil {
 			return changes // its neighbour is gone from the configuration, and so will the path be
@@ -161,6 +164,7 @@ func (v *view) show(n *neighbour, prefix netip.Prefix, e *entry) {
 func (v *view) setBest(prefix netip.Prefix, list []bestPath) {
 	f := routes.FamilyOf(prefix)
 	_, had := v.best[prefix]
+	v.unsettled(prefix, len(list) == 0)
 	if len(list) == 0 {
 		delete(v.best, prefix)
 	} else {

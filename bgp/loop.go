@@ -135,7 +135,7 @@ func (l *loop) follow() {
 		l.refitted = now
 		l.view.refit()
 	}
-	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals()); err != nil {
+	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals(), l.settle()); err != nil {
 		l.log.Error("GoBGP refused an order", "err", err)
 	}
 	l.softResets()

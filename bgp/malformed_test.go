@@ -25,7 +25,7 @@ func header(marker byte, length uint16, typ byte, body ...byte) []byte {
 func TestMalformed(t *testing.T) {
 	// A new neighbour for each case: one that fails again and again is made to wait longer and longer.
 	list := []Neighbour{passive("bad", 2, 65001, accepting()), passive("good", 3, 65002, accepting()), passive("witness", 4, 65003, accepting())}
-	for i := range byte(30) {
+	for i := range byte(60) {
 		n := passive(fmt.Sprint("bad-", i), 100+i, 65001, accepting())
 		n.RemoteIPv4 = hop4(2)
 		list = append(list, n)
@@ -46,31 +46,29 @@ func TestMalformed(t *testing.T) {
 	}
 
 	// Before OPEN.
-	for name, raw := range map[string][]byte{
-		"unknown type":   header(0xff, 19, 99),
-		"type 0":         header(0xff, 19, 0),
-		"bad marker":     header(0, 19, 4),
-		"length 18":      header(0xff, 18, 1),
-		"length 65535":   header(0xff, 65535, 2),
-		"update":         update(prefix, origin, path, hop),
-		"empty open":     header(0xff, 19, 1),
-		"open version 9": header(0xff, 29, 1, 9, 0xfd, 0xe9, 0, 90, 10, 0, 0, 1, 0),
-		"open cut short": header(0xff, 40, 1, 4, 0xfd, 0xe9, 0, 90, 10, 0, 0, 1, 30, 2, 28),
-		"noise":          bytes.Repeat([]byte("GET / HTTP/1.1\r\n"), 4),
-	} {
-		t.Run("before open/"+name, func(t *testing.T) {
-			conn, err := bgptest.Connect(l.context(), l.options(2, 65001))
-			if err != nil {
-				t.Fatal(err)
+	early := []struct {
+		name string
+		raw  []byte
+		code byte // of the NOTIFICATION; 0: the connection just ends, or waits for more
+	}{
+		{"unknown type", header(0xff, 19, 99), 1},
+		{"type 0", header(0xff, 19, 0), 1},
+		{"bad marker", header(0, 19, 4), 1},
+		{"length 18", header(0xff, 18, 1), 1},
+		{"length 65535", header(0xff, 65535, 2), 1},
+		{"update", update(prefix, origin, path, hop), 5},
+		{"empty open", header(0xff, 19, 1), 1},
+		{"open version 9", header(0xff, 29, 1, 9, 0xfd, 0xe9, 0, 90, 10, 0, 0, 1, 0), 2},
+		{"open cut short", header(0xff, 33, 1, 4, 0xfd, 0xe9, 0, 90, 10, 0, 0, 1, 30, 2, 28, 65, 4), 1},
+		{"noise", bytes.Repeat([]byte("GET / HTTP/1.1\r\n"), 4), 1},
+	}
+	for i, tt := range early {
+		t.Run("before open/"+tt.name, func(t *testing.T) {
+			got := l.reaction(t, byte(150+i), tt.raw)
+			t.Logf("answered %x", got)
+			if code := notificationCode(got); code != tt.code {
+				t.Errorf("NOTIFICATION %d, want %d", code, tt.code)
 			}
-			defer conn.Close()
-			if _, err := conn.Write(raw); err != nil {
-				t.Logf("write: %v", err) // already closed: GoBGP idles after the case before
-			}
-			if err := conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond)); err != nil {
-				t.Fatal(err)
-			}
-			_, _ = io.Copy(io.Discard, conn) // until it is closed, or waits for more
 			l.sound(t, good, witness)
 		})
 	}
@@ -148,6 +146,47 @@ func TestMalformed(t *testing.T) {
 	if n := l.Snapshot().NotificationsSent["bad-0"]; n["Header/Bad Message Type"] == 0 {
 		t.Errorf("notifications counted: %v", n)
 	}
+}
+
+// reaction connects from 127.0.0.x, writes raw bytes, and returns what comes back until the connection ends. It tries
+// again while it is turned away before GoBGP's own OPEN.
+func (l *lab) reaction(t *testing.T, x byte, raw []byte) []byte {
+	t.Helper()
+	for l.context().Err() == nil {
+		conn, err := bgptest.Connect(l.context(), l.options(x, 65001))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := conn.SetDeadline(time.Now().Add(2 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		_, err = conn.Write(raw)
+		got, _ := io.ReadAll(conn)
+		conn.Close()
+		if err == nil && len(got) > 0 {
+			return got
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("always turned away")
+	return nil
+}
+
+// notificationCode finds the error code of the last message in a stream, if it is a NOTIFICATION.
+func notificationCode(stream []byte) byte {
+	var last byte
+	for len(stream) >= 19 {
+		n := int(binary.BigEndian.Uint16(stream[16:]))
+		if n < 19 || n > len(stream) {
+			break
+		}
+		last = 0
+		if stream[18] == bgptest.TypeNotification && n >= 21 {
+			last = stream[19]
+		}
+		stream = stream[n:]
+	}
+	return last
 }
 
 // sound checks that routes still flow between the others.

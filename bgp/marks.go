@@ -15,10 +15,11 @@ const (
 	markFirst = 65535<<16 | 61000
 	markLast  = 65535<<16 | 61999
 
-	markTunnel = markFirst + 1 // learned behind a tunnel
-	markLAN    = markFirst + 2 // learned from a neighbour that is not
-	markRule   = markFirst + 100
-	maxRules   = markLast - markRule + 1
+	markTunnel  = markFirst + 1 // learned behind a tunnel
+	markLAN     = markFirst + 2 // learned from a neighbour that is not
+	markNowhere = markFirst + 3 // goes to no neighbour, see settle.go
+	markRule    = markFirst + 100
+	maxRules    = markLast - markRule + 1
 
 	marksPattern = `^65535:61[0-9]{3}$`
 )

@@ -125,7 +125,7 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 		return nil
 	}
 	p.added = false
-	defer l.view.ended(address, why)
+	l.view.ended(address, why) // before, or GoBGP's own event could come first, without a reason
 	// GoBGP leaves the TCP MD5 key on its listeners when it deletes a peer, but not when it is told of another password.
 	if p.key.Password != "" && !l.password(address, p.key.Password) {
 		open := p.key

@@ -29,7 +29,6 @@ type session struct {
 	routerID       netip.Addr
 	// enh is what the neighbour last announced, if capable is set; a changed configuration forgets it.
 	capable, enh bool
-	graceful     bool // it announced graceful restart
 	sent, got    map[string]uint64
 	polled       polled
 	// ignore what GoBGP says until it begins anew: we took the session away, and events of its last moments may follow
@@ -73,6 +72,7 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		return
 	}
 	n.state, n.since = next, at
+	v.opening(n)
 	v.dirty = true
 	v.wake()
 	switch {
@@ -118,6 +118,7 @@ func (v *view) ended(address netip.Addr, why string) {
 	}
 	if n.state != Idle {
 		n.state, n.since = Idle, now
+		v.opening(n)
 	}
 	n.ignore, n.again, v.dirty = true, false, true
 	v.wake()
@@ -126,7 +127,7 @@ func (v *view) ended(address netip.Addr, why string) {
 // capabilities reads from the neighbour's OPEN whether it takes IPv4 routes with IPv6 next hops (RFC 8950), and the
 // families that it offers.
 func (n *neighbour) capabilities(list []bgp.ParameterCapabilityInterface) {
-	enh, graceful, multi := false, false, false
+	enh, multi := false, false
 	var remote [2]bool
 	for _, c := range list {
 		switch c := c.(type) {
@@ -139,15 +140,13 @@ func (n *neighbour) capabilities(list []bgp.ParameterCapabilityInterface) {
 			if f, ok := familyOf(c.CapValue); ok {
 				remote[f] = true
 			}
-		case *bgp.CapGracefulRestart:
-			graceful = true
 		}
 	}
 	remote[routes.IPv4] = remote[routes.IPv4] || !multi // RFC 4760 section 8
 	for f := range n.in {
 		n.in[f].negotiated = n.in[f].offered && remote[f]
 	}
-	n.capable, n.enh, n.graceful = true, enh, graceful
+	n.capable, n.enh = true, enh
 }
 
 // crossing tells how a family is announced whose addresses are not those of the session: held back, or with a next hop

@@ -183,6 +183,9 @@ func TestLiveness(t *testing.T) {
 }
 
 func TestGracefulRestartLeftovers(t *testing.T) {
+	if raceEnabled {
+		t.Skip("GoBGP v4.8.0 races with itself here: it marks paths stale while its watch goroutine reads the mark")
+	}
 	n := passive("a", 2, 65001, accepting())
 	n.GracefulRestart = true
 	l := newLab(t, n)
@@ -320,6 +323,9 @@ func TestRoutes(t *testing.T) {
 	announce(t, a, from4(2, 65001), "10.2.0.0/16", "10.2.3.0/24")
 	announce(t, a, from4(2, 65001, 666), "10.4.0.0/16")
 	l.gets(b, "10.2.3.0/24")
+	l.feed.wait(t, "all of it", func() bool {
+		return l.feed.path("a", "10.4.0.0/16") != nil && l.feed.bestOf("10.2.0.0/16") == "a" && l.feed.bestOf("10.2.3.0/24") == "a"
+	})
 	list := func(f Filter) string {
 		t.Helper()
 		got, total, err := l.Routes(l.context(), f)

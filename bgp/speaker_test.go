@@ -1,9 +1,13 @@
 package bgp
 
 import (
+	"fmt"
 	"net/netip"
+	"sync/atomic"
 	"testing"
+	"time"
 
+	"sitewire/bgp/bgptest"
 	"sitewire/routes"
 )
 
@@ -69,4 +73,74 @@ func TestRoutesFlow(t *testing.T) {
 	// GoBGP alone would turn it away for five seconds.
 	l.peer(2, 65001)
 	l.session("a", "up again", func(s Session) bool { return s.State == Established && s.Establishments == 2 })
+}
+
+// Routes that change while a session comes up must reach it all the same, and those that go must go there too.
+func TestChangesWhileComingUp(t *testing.T) {
+	l := newLab(t, passive("a", 2, 65001, accepting()), passive("b", 3, 65002, accepting()))
+	a := l.peer(2, 65001)
+	// The more there is to send, the longer it takes to come up.
+	table := bgptest.NewTable(3000, 65001, hop4(2), 1)
+	if err := table.Send(a); err != nil {
+		t.Fatal(err)
+	}
+	l.session("a", "complete", func(s Session) bool { return s.IPv4.Accepted == len(table.Prefixes) })
+	want := map[netip.Prefix]string{}
+	for _, p := range table.Prefixes {
+		want[p] = ""
+	}
+	for round := range 4 {
+		var stop atomic.Bool
+		stopped := make(chan struct{})
+		go func() { // each prefix changes once: a later change would mend what an earlier one lost
+			defer close(stopped)
+			for i := 0; i < 500 && !stop.Load(); i++ {
+				gone, p := table.Prefixes[round*500+i], netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(round), byte(i / 250), byte(i % 250)}), 32)
+				delete(want, gone)
+				want[p] = ""
+				u := from4(2, 65001)
+				u.Prefixes = []netip.Prefix{p}
+				if a.Announce(u) != nil || a.Withdraw(gone) != nil {
+					return
+				}
+				time.Sleep(200 * time.Microsecond)
+			}
+		}()
+		b := l.peer(3, 65002)
+		l.session("b", "up", func(s Session) bool { return s.State == Established })
+		stop.Store(true)
+		<-stopped
+		if !l.eventually(fmt.Sprint("round ", round, ": what b was sent"), func() string {
+			got := map[netip.Prefix]string{}
+			for p := range b.Routes() {
+				got[p] = ""
+			}
+			return diff(want, got)
+		}) {
+			return
+		}
+		b.Close()
+	}
+}
+
+func TestWithdrawAgain(t *testing.T) {
+	l := newLab(t, passive("b", 3, 65002, accepting()))
+	b := l.peer(3, 65002)
+	for _, s := range []string{"10.7.0.0/16", "fd07::/32"} {
+		p := netip.MustParsePrefix(s)
+		l.eventually(s, func() string { // once the session is up for GoBGP as well
+			if err := l.do(l.context(), func(lo *loop) error { return lo.withdrawAgain([]netip.Prefix{p}) }); err != nil {
+				t.Fatal(err)
+			}
+			if b.Withdrawn(p) == 0 {
+				return "not withdrawn"
+			}
+			return ""
+		})
+	}
+	l.feed.mu.Lock()
+	defer l.feed.mu.Unlock()
+	if len(l.feed.order) != 0 {
+		t.Errorf("the feed saw it: %v", l.feed.order)
+	}
 }

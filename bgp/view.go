@@ -44,6 +44,7 @@ type view struct {
 	refused map[refusal]struct{}
 	// recompile says that GoBGP's policies depend on something that changed.
 	recompile bool
+	settling  map[*neighbour]*settling
 	closed    bool // stopping: what GoBGP drops now is to stay
 	dirty     bool // sessions changed: a new snapshot is due now
 	counted   bool // only counts changed: it is due some time
@@ -109,7 +110,7 @@ func newView(sink Sink, wake func()) *view {
 	return &view{
 		sink: sink, wake: wake,
 		byName: map[string]*neighbour{}, byAddr: map[netip.Addr]*neighbour{},
-		best: map[netip.Prefix][]bestPath{}, refused: map[refusal]struct{}{}, alive: map[string]bool{},
+		best: map[netip.Prefix][]bestPath{}, refused: map[refusal]struct{}{}, alive: map[string]bool{}, settling: map[*neighbour]*settling{},
 	}
 }
 
@@ -208,6 +209,7 @@ func equalContext(a, b *policy.Context) bool {
 
 // forget drops a neighbour that is no longer configured, with its paths. What GoBGP still says about it is ignored.
 func (v *view) forget(n *neighbour) {
+	delete(v.settling, n)
 	for f := range n.in {
 		for p := range n.in[f].entries {
 			v.remove(n, routes.Family(f), p)

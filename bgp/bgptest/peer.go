@@ -64,6 +64,7 @@ type Peer struct {
 	routes       map[netip.Prefix]Received
 	updates      int
 	prefixes     int
+	withdrawn    map[netip.Prefix]int
 	eor          [2]bool
 	notification []byte
 	changed      chan struct{} // closed and replaced with each message
@@ -102,7 +103,7 @@ func dial(ctx context.Context, o Options) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Peer{conn: conn, options: o, routes: map[netip.Prefix]Received{}, changed: make(chan struct{}), done: make(chan struct{})}
+	p := &Peer{conn: conn, options: o, routes: map[netip.Prefix]Received{}, withdrawn: map[netip.Prefix]int{}, changed: make(chan struct{}), done: make(chan struct{})}
 	if err := p.handshake(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -259,6 +260,13 @@ func (p *Peer) Routes() map[netip.Prefix]Received {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return maps.Clone(p.routes)
+}
+
+// Withdrawn returns how often a prefix was withdrawn.
+func (p *Peer) Withdrawn(prefix netip.Prefix) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.withdrawn[prefix]
 }
 
 // Stats returns the UPDATEs received, with the prefixes that they announced, and the number of routes now.

@@ -170,7 +170,7 @@ func (p *Peer) take(body []byte, at time.Time) {
 		p.eor[0] = true
 	}
 	for _, q := range prefixes(gone, false) {
-		delete(p.routes, q)
+		p.gone(q)
 	}
 	r := Received{At: at}
 	var announced []netip.Prefix
@@ -198,7 +198,7 @@ func (p *Peer) take(body []byte, at time.Time) {
 				p.eor[value[1]-1] = true
 			}
 			for _, q := range prefixes(value[3:], value[1] == 2) {
-				delete(p.routes, q)
+				p.gone(q)
 			}
 		default:
 			r.attribute(typ, value)
@@ -208,6 +208,11 @@ func (p *Peer) take(body []byte, at time.Time) {
 		p.routes[q] = r
 		p.prefixes++
 	}
+}
+
+func (p *Peer) gone(q netip.Prefix) {
+	delete(p.routes, q)
+	p.withdrawn[q]++
 }
 
 func (r *Received) attribute(typ byte, value []byte) {
