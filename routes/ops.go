@@ -33,9 +33,9 @@ type Route struct {
 
 // AllowedIP says that a peer owns a prefix on a device. Names, not keys.
 type AllowedIP struct {
-	Device string
-	Prefix netip.Prefix
-	Peer   string
+	Device string       `json:"device"`
+	Prefix netip.Prefix `json:"prefix"`
+	Peer   string       `json:"peer"`
 }
 
 // OpKind is the kind of an Op. The order of the constants is the order in which a plan runs.
