@@ -26,7 +26,7 @@ func privileged(cfg *config.Config) error {
 	}
 	if p := cfg.BGP.Port; cfg.ASN != 0 && p > 0 && p < firstFreePort() && !has(unix.CAP_NET_BIND_SERVICE) {
 		errs = append(errs, fmt.Errorf("CAP_NET_BIND_SERVICE is missing: BGP cannot listen on port %d\n"+
-			"add it to AmbientCapabilities= in the unit, or set bgp.port to -1 and let the neighbours listen", p))
+			"add it to AmbientCapabilities= in the unit, or set bgp.port to one above 1023 here and at the neighbours", p))
 	}
 	if len(cfg.Peers) > 0 {
 		// Only the userspace backend is there.
