@@ -11,7 +11,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -121,37 +120,4 @@ func marked(t *testing.T, variable string) (pids []string) {
 		}
 	}
 	return pids
-}
-
-// TestDemoSaysWhatIsMissing runs the demo as somebody who may not make TUN devices.
-func TestDemoSaysWhatIsMissing(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip(`SKIP-REASON kind=root name=root fix="run as root" why="only root can become somebody with fewer rights"`)
-	}
-	exe := filepath.Join(t.TempDir(), "sitewire")
-	b, err := os.ReadFile("/proc/self/exe")
-	if err == nil {
-		err = os.WriteFile(exe, b, 0o755)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	for dir := filepath.Dir(exe); dir != "/"; dir = filepath.Dir(dir) {
-		if fi, err := os.Stat(dir); err == nil && fi.Mode()&0o001 == 0 {
-			t.Skipf(`SKIP-REASON kind=directory name=%s fix="chmod o+x" why="nobody else may enter it"`, dir)
-		}
-	}
-	if fi, err := os.Stat("/dev/net/tun"); err == nil && fi.Mode()&0o006 == 0o006 {
-		t.Skip(`SKIP-REASON kind=tun name=closed fix="none needed" why="/dev/net/tun is open to all here"`)
-	}
-	const nobody = 65534
-	cmd := exec.CommandContext(t.Context(), exe, "demo", "--once")
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	out, err := cmd.CombinedOutput()
-	if e, ok := errors.AsType[*exec.ExitError](err); !ok || e.ExitCode() != exitFailure {
-		t.Fatalf("%v, want exit code %d\n%s", err, exitFailure, out)
-	}
-	if s := string(out); !strings.Contains(s, "not usable here") || !strings.Contains(s, "to fix it:") {
-		t.Errorf("it does not say what is missing and how to get it:\n%s", s)
-	}
 }
