@@ -1,12 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/spf13/cobra"
 )
+
+// version is for package builders: go build -ldflags "-X main.version=v1.2.3". Empty means what the Go linker recorded.
+var version string
 
 // build says what this program was made from.
 type build struct {
@@ -20,14 +24,14 @@ type build struct {
 	WireGuard  string `json:"wireguard,omitempty"`
 }
 
-// readBuild reads what the Go linker recorded.
+// readBuild reads what the Go linker and the package's builder recorded.
 func readBuild() build {
-	b := build{APIVersion: "v1", Version: "devel", Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
+	b := build{APIVersion: "v1", Version: cmp.Or(version, "devel"), Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return b
 	}
-	if v := info.Main.Version; v != "" && v != "(devel)" {
+	if v := info.Main.Version; version == "" && v != "" && v != "(devel)" {
 		b.Version = v
 	}
 	for _, s := range info.Settings {
