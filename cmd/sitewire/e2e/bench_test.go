@@ -91,7 +91,7 @@ func BenchmarkIdle100Peers(b *testing.B) {
 	h := newHub(b, spokes)
 	h.stable()
 	h.settle("the table before the measurement")
-	time.Sleep(5 * time.Second) // the timers that follow a start have run out
+	time.Sleep(30 * time.Second) // the timers that follow a start have run out
 
 	pid := h.d.cmd.Process.Pid
 	for b.Loop() {

@@ -3,20 +3,16 @@ package e2e
 import (
 	"bufio"
 	"encoding/base64"
-	"encoding/binary"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"math/rand/v2"
 	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,24 +20,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"sitewire/bgp/bgptest"
-	"sitewire/gateway/config"
-	"sitewire/gateway/wg"
-	"sitewire/gateway/wg/user"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
 
-const (
-	// hubDevice is the one device that all spokes share.
-	hubDevice = "wg0"
-	// probePort takes the datagrams that show where a prefix's packets arrive.
-	probePort = 9
-	// moveRounds is how often every mobile prefix moves.
-	moveRounds = 10
-)
-
-// Every address of these is local to every spoke: wherever a packet for a mobile prefix comes out, that spoke takes it.
-var mobile4, mobile6 = netip.MustParsePrefix("10.200.0.0/14"), netip.MustParsePrefix("fd00:200::/32")
+// moveRounds is how often every mobile prefix moves.
+const moveRounds = 10
 
 // TestHub: fifty spokes on one shared device. Every prefix's packets come out at the spoke that announces it, and ten
 // thousand moves of other prefixes between the spokes lose no packet of those that stay.
@@ -99,181 +83,6 @@ func TestHub(t *testing.T) {
 		if x := h.d.session(s.name); x.Establishments != 1 {
 			t.Errorf("the session with %s was established %d times", s.name, x.Establishments)
 		}
-	}
-}
-
-// spoke is a site of the hub: a namespace with a WireGuard device of this process and a BGP speaker that says what the
-// test tells it.
-type spoke struct {
-	name         string
-	asn          uint32
-	ns           *netns.NS
-	key          wg.Secret
-	ll           netip.Addr // without a zone
-	host4, host6 netip.Addr // addresses of lo, in the prefixes that stay
-	bgp          *bgptest.Peer
-}
-
-// hub is a gateway with its spokes, and what its tables should hold.
-type hub struct {
-	*site
-	d      *daemon
-	spokes []*spoke
-	// prefixes are all prefixes that spokes announce, and owner the spoke that should carry each.
-	prefixes []netip.Prefix
-	owner    []int
-	// length of the AS path with which each is announced.
-	length  []int
-	random  *rand.Rand
-	probes  *net.UDPConn
-	arrived arrivals
-}
-
-// arrivals notes at which spoke the last round of probes came out.
-type arrivals struct {
-	mu    sync.Mutex
-	round uint32
-	at    map[uint32]int // index of the prefix → spoke
-}
-
-func newHub(t testing.TB, spokes int) *hub {
-	t.Helper()
-	l := newLab(t)
-	h := &hub{site: l.site("hub"), random: rand.New(rand.NewPCG(1, 2))}
-	var yaml strings.Builder
-	yaml.WriteString(h.head())
-	fmt.Fprintf(&yaml, "  device: %s\nbgp: { hold_time: 90s }\npeers:\n", hubDevice)
-	for i := range spokes {
-		s := h.spoke(i)
-		h.spokes = append(h.spokes, s)
-		fmt.Fprintf(&yaml, "  %s: { public_key: %s, asn: %d, policy: hub }\n", s.name, s.key.Public(), s.asn)
-	}
-	h.d = h.run(yaml.String())
-	for _, s := range h.spokes {
-		h.connect(s)
-	}
-	h.d.sessionsUp(spokes)
-	must(t, h.host.Do(func() (err error) {
-		h.probes, err = net.ListenUDP("udp", nil)
-		return err
-	}))
-	t.Cleanup(func() { h.probes.Close() })
-	for i, s := range h.spokes {
-		h.listen(i, s)
-	}
-	return h
-}
-
-// spoke makes number i: 198.18.0.(100+i) outside, 10.100.i.1 and fd00:100:i::1 inside.
-func (h *hub) spoke(i int) *spoke {
-	t := h.t
-	t.Helper()
-	s := &spoke{
-		name: fmt.Sprintf("spoke-%02d", i), asn: 4242421000 + uint32(i),
-		host4: netip.AddrFrom4([4]byte{10, 100, byte(i), 1}),
-		host6: netip.MustParseAddr(fmt.Sprintf("fd00:100:%x::1", i)),
-	}
-	s.ns = nstest.NS(t, s.name)
-	var err error
-	s.key, err = wg.NewPrivateKey()
-	must(t, err)
-	s.ll = config.LinkLocal(s.key.Public())
-	must(t, netns.Attach(h.l.sw, "br0", s.ns, "eth0", netns.LinkOpts{AddrsA: []netip.Prefix{
-		netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, byte(100 + i)}), 24),
-	}}))
-	must(t, s.ns.Do(func() error {
-		dev, err := user.Open(t.Context(), wg.DeviceConfig{Name: hubDevice, PrivateKey: s.key, ListenPort: 51820}, user.Options{NoControl: true})
-		if err != nil {
-			return err
-		}
-		t.Cleanup(func() { dev.Close(true) })
-		return dev.Apply(t.Context(), wg.Delta{
-			SetPeers: []wg.PeerConfig{{
-				Name: h.name, PublicKey: h.pub(), Endpoint: netip.AddrPortFrom(h.out4, 51820), PersistentKeepalive: 25 * time.Second,
-			}},
-			Allow: []wg.AllowedIP{
-				{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Peer: h.pub()}, {Prefix: netip.MustParsePrefix("::/0"), Peer: h.pub()},
-			},
-		})
-	}))
-	must(t, s.ns.Sysctl("net.ipv6.conf."+hubDevice+".addr_gen_mode", "1"))
-	must(t, s.ns.Addr(hubDevice, netip.PrefixFrom(s.ll, 64)))
-	must(t, s.ns.Up(hubDevice))
-	must(t, s.ns.Addr("lo", netip.PrefixFrom(s.host4, 32), netip.PrefixFrom(s.host6, 128)))
-	for _, p := range []netip.Prefix{h.lan4, h.lan6} {
-		must(t, s.ns.Route(p, netip.Addr{}, hubDevice))
-	}
-	for _, p := range []netip.Prefix{mobile4, mobile6} {
-		nstest.Run(t, s.ns, "ip", "route", "add", "local", p.String(), "dev", "lo")
-	}
-	return s
-}
-
-// connect opens the BGP session of a spoke, over link-local addresses that follow from the keys.
-func (h *hub) connect(s *spoke) {
-	t := h.t
-	t.Helper()
-	i, err := s.ns.Index(hubDevice)
-	must(t, err)
-	// By number: package net would look the name up in any namespace.
-	zone := strconv.Itoa(i)
-	must(t, s.ns.Do(func() (err error) {
-		s.bgp, err = bgptest.Dial(t.Context(), bgptest.Options{
-			Local: s.ll.WithZone(zone), Remote: netip.AddrPortFrom(config.LinkLocal(h.pub()).WithZone(zone), 179),
-			ASN: s.asn, IPv4: true, IPv6: true, ExtendedNextHop: true,
-		})
-		return err
-	}))
-	t.Cleanup(s.bgp.Close)
-}
-
-// listen takes the probes that come out at spoke number i.
-func (h *hub) listen(i int, s *spoke) {
-	t := h.t
-	t.Helper()
-	var c *net.UDPConn
-	must(t, s.ns.Do(func() (err error) {
-		c, err = net.ListenUDP("udp", &net.UDPAddr{Port: probePort})
-		return err
-	}))
-	t.Cleanup(func() { c.Close() })
-	go func() {
-		buf := make([]byte, 64)
-		for {
-			n, _, err := c.ReadFromUDPAddrPort(buf)
-			switch {
-			case errors.Is(err, net.ErrClosed):
-				return
-			case err != nil || n < 8:
-				continue
-			}
-			round, prefix := binary.BigEndian.Uint32(buf), binary.BigEndian.Uint32(buf[4:])
-			h.arrived.mu.Lock()
-			if round == h.arrived.round {
-				h.arrived.at[prefix] = i
-			}
-			h.arrived.mu.Unlock()
-		}
-	}()
-}
-
-// stable lets every spoke announce the prefixes of its own hosts, which never move.
-func (h *hub) stable() {
-	for i, s := range h.spokes {
-		for _, p := range []netip.Prefix{netip.PrefixFrom(s.host4, 24).Masked(), netip.PrefixFrom(s.host6, 64).Masked()} {
-			h.add(p, i)
-		}
-	}
-}
-
-// mobile lets the spokes announce n prefixes, half of each family, that will move.
-func (h *hub) mobile(n int) {
-	a4, a6 := mobile4.Addr().As4(), mobile6.Addr().As16()
-	for k := range n / 2 {
-		binary.BigEndian.PutUint16(a4[1:], 200<<8+uint16(k))
-		binary.BigEndian.PutUint16(a6[4:], uint16(k))
-		h.add(netip.PrefixFrom(netip.AddrFrom4(a4), 24), h.random.IntN(len(h.spokes)))
-		h.add(netip.PrefixFrom(netip.AddrFrom16(a6), 64), h.random.IntN(len(h.spokes)))
 	}
 }
 
@@ -477,55 +286,4 @@ func differ(what string, got, want table) error {
 	}
 	slices.Sort(wrong)
 	return fmt.Errorf("%s: %d differences: %s", what, len(wrong), strings.Join(wrong[:min(3, len(wrong))], "; "))
-}
-
-// deliver sends a datagram from the host behind the hub to each prefix and asserts that it comes out at the spoke that
-// should have it, and nowhere else. It sends forty at a time: a thousand at once would fill queues that the pings share.
-func (h *hub) deliver(when string) {
-	t := h.t
-	t.Helper()
-	const burst, again = 40, 500 * time.Millisecond
-	h.arrived.mu.Lock()
-	h.arrived.round++
-	payload := binary.BigEndian.AppendUint32(nil, h.arrived.round)
-	h.arrived.at = make(map[uint32]int, len(h.prefixes))
-	h.arrived.mu.Unlock()
-	sent := make([]time.Time, len(h.prefixes))
-	nstest.Eventually(t, 30*time.Second, "the probes to come out "+when, func() error {
-		missing := h.missing(when)
-		if len(missing) == 0 {
-			return nil
-		}
-		n := 0
-		for _, k := range missing {
-			if time.Since(sent[k]) < again || n == burst {
-				continue
-			}
-			n++
-			sent[k] = time.Now()
-			dst := netip.AddrPortFrom(h.prefixes[k].Addr().Next(), probePort)
-			if _, err := h.probes.WriteToUDPAddrPort(binary.BigEndian.AppendUint32(payload, uint32(k)), dst); err != nil {
-				return err
-			}
-		}
-		return fmt.Errorf("%d of %d have not, such as %s", len(missing), len(h.prefixes), h.prefixes[missing[0]])
-	})
-}
-
-// missing returns the prefixes whose probe of this round has not come out yet. One that came out at the wrong spoke ends
-// the test.
-func (h *hub) missing(when string) (out []int) {
-	h.t.Helper()
-	h.arrived.mu.Lock()
-	at := maps.Clone(h.arrived.at)
-	h.arrived.mu.Unlock()
-	for k, owner := range h.owner {
-		switch got, ok := at[uint32(k)]; {
-		case !ok:
-			out = append(out, k)
-		case got != owner:
-			h.t.Fatalf("%s: a packet for %s came out at %s instead of %s", when, h.prefixes[k], h.spokes[got].name, h.spokes[owner].name)
-		}
-	}
-	return out
 }
