@@ -6,9 +6,12 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -199,15 +202,23 @@ func startLab(t *testing.T, c Config) *lab {
 	return l
 }
 
+// freePort returns a port below those that the kernel gives to outgoing connections: other tests of the machine may take
+// one of these at any time.
 func freePort(t *testing.T) int {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range 100 {
+		port := 20000 + (os.Getpid()*31+int(ports.Add(1)))%10000
+		if ln, err := net.Listen("tcp", ":"+strconv.Itoa(port)); err == nil {
+			ln.Close()
+			return port
+		}
 	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port
+	t.Fatal("no free port")
+	return 0
 }
+
+// ports counts what freePort tried.
+var ports atomic.Int32
 
 func (l *lab) context() context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patient)
