@@ -3,6 +3,7 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -85,7 +86,7 @@ func TestAgreement(t *testing.T) {
 
 		d.reload(yaml + c.peerYAML(shapeA))
 		nstest.Eventually(t, 40*time.Second, "the third site's routes", func() error {
-			if !contains(d.fib(), c.lan4) || !contains(d.fib(), c.lan6) {
+			if !slices.Contains(d.fib(), c.lan4) || !slices.Contains(d.fib(), c.lan6) {
 				return fmt.Errorf("have %v", d.fib())
 			}
 			return nil
@@ -117,13 +118,4 @@ func TestAgreement(t *testing.T) {
 		t.Log(err)
 		agree(t)
 	})
-}
-
-func contains(ps []netip.Prefix, p netip.Prefix) bool {
-	for _, x := range ps {
-		if x == p {
-			return true
-		}
-	}
-	return false
 }

@@ -254,17 +254,6 @@ func (d *daemon) sessionsUp(want int) {
 	})
 }
 
-// routeLines returns the kernel's routes with our protocol number in the table, one line each, sorted by ip(8).
-func (d *daemon) routeLines(family string) []string {
-	d.t.Helper()
-	out := nstest.Run(d.t, d.ns, "ip", family, "route", "show", "table", "all", "proto", protocol)
-	var lines []string
-	for line := range strings.Lines(out) {
-		lines = append(lines, strings.TrimSpace(line))
-	}
-	return lines
-}
-
 // protocol is the number that marks our routes.
 const protocol = "83"
 
