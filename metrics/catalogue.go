@@ -2,7 +2,6 @@ package metrics
 
 import (
 	"slices"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -50,9 +49,10 @@ func Catalogue() []Metric {
 	return out
 }
 
-// metric is a Metric with its descriptor.
+// metric is a Metric with what describes it to the client library and what makes text of it.
 type metric struct {
 	Metric
+	layout
 	desc *prometheus.Desc
 }
 
@@ -71,6 +71,7 @@ func (c *catalogue) add(kind Kind, name, help string, labels []string) *metric {
 		Metric: Metric{Group: c.heading, Name: name, Kind: kind, Labels: labels, Help: help},
 		desc:   prometheus.NewDesc(name, help, labels, nil),
 	}
+	m.layout = newLayout(len(c.metrics), &m.Metric)
 	c.metrics = append(c.metrics, m)
 	return m
 }
@@ -85,59 +86,4 @@ func (c *catalogue) gauge(name, help string, labels ...string) *metric {
 
 func (c *catalogue) histogram(name, help string, labels ...string) *metric {
 	return c.add(Histogram, name, help, labels)
-}
-
-// emitter sends samples to a scrape and keeps the first error, which is about a label value that is not UTF-8.
-type emitter struct {
-	ch  chan<- prometheus.Metric
-	err error
-}
-
-func (e *emitter) send(m prometheus.Metric, err error) {
-	if err != nil {
-		if e.err == nil {
-			e.err = err
-		}
-		return
-	}
-	e.ch <- m
-}
-
-func (e *emitter) counter(m *metric, v uint64, labels ...string) {
-	e.send(prometheus.NewConstMetric(m.desc, prometheus.CounterValue, float64(v), labels...))
-}
-
-func (e *emitter) gauge(m *metric, v float64, labels ...string) {
-	e.send(prometheus.NewConstMetric(m.desc, prometheus.GaugeValue, v, labels...))
-}
-
-func (e *emitter) flag(m *metric, v bool, labels ...string) {
-	var f float64
-	if v {
-		f = 1
-	}
-	e.gauge(m, f, labels...)
-}
-
-// time sends a Unix time with milliseconds; a time that is not set is 0.
-func (e *emitter) time(m *metric, t time.Time, labels ...string) {
-	var f float64
-	if !t.IsZero() {
-		f = float64(t.UnixMilli()) / 1000
-	}
-	e.gauge(m, f, labels...)
-}
-
-// histogram sends classic buckets, which Prometheus wants cumulative. Counts are those of each bucket alone, with one
-// more than there are bounds, for what exceeds them all. Bounds and sum are in seconds.
-func (e *emitter) histogram(m *metric, bounds []float64, counts []uint64, sum float64, labels ...string) {
-	buckets := make(map[float64]uint64, len(bounds))
-	var n uint64
-	for i, c := range counts {
-		n += c
-		if i < len(bounds) {
-			buckets[bounds[i]] = n
-		}
-	}
-	e.send(prometheus.NewConstHistogram(m.desc, n, sum, buckets, labels...))
 }

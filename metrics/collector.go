@@ -1,7 +1,8 @@
 // Package metrics exports what the daemon knows to Prometheus.
 //
 // Job: turn snapshots of tunnels, BGP sessions, routes and the process into metrics, and serve them over HTTP.
-// Owner: nobody; the Collector keeps no state between scrapes. LogCounter owns its counters, Server its listener.
+// Owner: nobody; the Collector keeps no state between scrapes, the Handler only memory to reuse. LogCounter owns its counters, Server its
+// listener.
 // Inputs: the functions of Source, which return immutable snapshots.
 // Outputs: /metrics in the Prometheus and OpenMetrics text formats; Catalogue for documentation and lint.
 // Invariants: a scrape reads snapshots and makes no netlink or GoBGP call; names and labels are an interface, held by
@@ -14,6 +15,8 @@ import (
 	"log/slog"
 	"maps"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -49,7 +52,8 @@ type CollectorOptions struct {
 type Collector struct {
 	source  Source
 	groups  []group
-	metrics []*metric
+	metrics []*metric // in the order of the catalogue
+	byName  []*metric
 	self    selfMetrics
 	log     *slog.Logger
 	now     func() time.Time
@@ -91,6 +95,7 @@ func NewCollector(o CollectorOptions) *Collector {
 		c.groups = append(c.groups, group{"kernel", newKernelMetrics(cat).collect})
 	}
 	c.metrics = cat.metrics
+	c.byName = slices.SortedFunc(slices.Values(c.metrics), func(a, b *metric) int { return strings.Compare(a.Name, b.Name) })
 	return c
 }
 
@@ -101,10 +106,12 @@ func (c *Collector) Describe(ch chan<- *prometheus.Desc) {
 	}
 }
 
-// Collect implements prometheus.Collector. A group that fails is logged and flagged in sitewire_collector_success,
+// Collect implements prometheus.Collector: for other formats than text, and for tests to hold the text against.
+func (c *Collector) Collect(ch chan<- prometheus.Metric) { c.collect(&emitter{ch: ch}) }
+
+// collect hands everything to the emitter. A group that fails is logged and flagged in sitewire_collector_success,
 // and does not keep the others from being scraped.
-func (c *Collector) Collect(ch chan<- prometheus.Metric) {
-	e := &emitter{ch: ch}
+func (c *Collector) collect(e *emitter) {
 	s := c.snapshots()
 	for _, g := range c.groups {
 		start := c.now()

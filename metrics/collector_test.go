@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"flag"
 	"fmt"
-	"io"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
@@ -246,28 +246,36 @@ func TestConfigHash(t *testing.T) {
 	}
 }
 
-// One scrape as the handler does it: collect, check, sort, and print, without compression.
+// One scrape over HTTP's handler, as Prometheus makes it.
 func BenchmarkScrape(b *testing.B) {
-	for _, n := range []int{10, 100, 1000} {
-		b.Run(fmt.Sprintf("peers=%d", n), func(b *testing.B) {
-			c := NewCollector(CollectorOptions{Source: large(n).source(), Log: slog.New(slog.DiscardHandler)})
-			reg := prometheus.NewRegistry()
-			if err := reg.Register(c); err != nil {
-				b.Fatal(err)
-			}
-			h := promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
-			b.ReportAllocs()
-			var bytes int
-			for b.Loop() {
-				w := httptest.NewRecorder()
-				h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))
-				text, err := io.ReadAll(w.Result().Body)
-				if err != nil || w.Code != 200 {
-					b.Fatal(w.Code, err)
+	for _, accept := range []string{"identity", "gzip"} {
+		for _, n := range []int{10, 100, 1000} {
+			b.Run(fmt.Sprintf("%s/peers=%d", accept, n), func(b *testing.B) {
+				h := handler(b, large(n))
+				b.ReportAllocs()
+				var bytes int
+				for b.Loop() {
+					w := &counter{header: http.Header{}}
+					r := httptest.NewRequest("GET", "/metrics", nil)
+					r.Header.Set("Accept-Encoding", accept)
+					h.ServeHTTP(w, r)
+					bytes = w.bytes
 				}
-				bytes = len(text)
-			}
-			b.ReportMetric(float64(bytes), "B/scrape")
-		})
+				b.ReportMetric(float64(bytes), "B/scrape")
+			})
+		}
 	}
+}
+
+// counter is an http.ResponseWriter that only counts.
+type counter struct {
+	header http.Header
+	bytes  int
+}
+
+func (c *counter) Header() http.Header { return c.header }
+func (c *counter) WriteHeader(int)     {}
+func (c *counter) Write(b []byte) (int, error) {
+	c.bytes += len(b)
+	return len(b), nil
 }

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
-	"slices"
 	"strconv"
 	"time"
 )
@@ -85,7 +84,7 @@ func (p *processMetrics) collect(e *emitter, s *scrape) {
 	e.byName(p.reloads, c.Reloads, triggers())
 	e.byName(p.failures, c.ReloadFailures, triggers())
 	if h, err := hash48(c.Hash); err != nil {
-		e.send(nil, err)
+		e.fail(err)
 	} else {
 		e.gauge(p.hash, float64(h))
 	}
@@ -112,19 +111,6 @@ func triggers() []string { return []string{"start", "sighup", "api", "file"} }
 
 // levels of log messages, in the order of LogCounter.
 func levels() []string { return []string{"debug", "info", "warn", "error"} }
-
-// byName sends a counter for each name: those known beforehand, at 0 until counted, so that rate and increase see the
-// first one, and any other that was counted.
-func (e *emitter) byName(m *metric, counts map[string]uint64, known []string, labels ...string) {
-	for _, name := range known {
-		e.counter(m, counts[name], append(labels[:len(labels):len(labels)], name)...)
-	}
-	for name, n := range counts {
-		if !slices.Contains(known, name) {
-			e.counter(m, n, append(labels[:len(labels):len(labels)], name)...)
-		}
-	}
-}
 
 func asn(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 

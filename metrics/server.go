@@ -8,10 +8,6 @@ import (
 	"net/http"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // DefaultListen is where metrics are served unless configured otherwise: they tell who the peers are, so not to
@@ -19,68 +15,16 @@ import (
 const DefaultListen = "127.0.0.1:9587"
 
 // Limits of the HTTP side. A scrape that takes longer than Prometheus' usual timeout of 10 s is worth nothing, and a
-// client that reads slowly must not hold one of the few slots for long.
+// client that reads slowly must not hold one of the few slots of Handler for long.
 const (
-	maxScrapes    = 4
-	scrapeTimeout = 8 * time.Second
-	readTimeout   = 5 * time.Second
-	writeTimeout  = 10 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 16 << 10 // bytes
-	stopTimeout   = time.Second
-	retryFirst    = time.Second
-	retryMax      = time.Minute
+	readTimeout  = 5 * time.Second
+	writeTimeout = 10 * time.Second
+	idleTimeout  = 2 * time.Minute
+	maxHeader    = 16 << 10 // bytes
+	stopTimeout  = time.Second
+	retryFirst   = time.Second
+	retryMax     = time.Minute
 )
-
-// HandlerOptions for Handler.
-type HandlerOptions struct {
-	Collector *Collector
-	// Started is when the process did.
-	Started time.Time
-	Log     *slog.Logger
-}
-
-// Handler serves /metrics, with the Go runtime's and the process' own metrics besides the collector's, and a landing
-// page that links to it. It fails only if the collector's metrics contradict each other.
-func Handler(o HandlerOptions) (http.Handler, error) {
-	reg := prometheus.NewRegistry()
-	for _, c := range []prometheus.Collector{
-		o.Collector, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
-	} {
-		if err := reg.Register(c); err != nil {
-			return nil, fmt.Errorf("metrics registry: %w", err)
-		}
-	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{
-		ErrorLog:            scrapeLog{o.Log},
-		ErrorHandling:       promhttp.ContinueOnError,
-		Registry:            reg,
-		MaxRequestsInFlight: maxScrapes,
-		CoalesceGather:      true,
-		Timeout:             scrapeTimeout,
-		EnableOpenMetrics:   true,
-		ProcessStartTime:    o.Started,
-	}))
-	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		// An error here is the client's going away.
-		_, _ = w.Write([]byte(landingPage))
-	})
-	return mux, nil
-}
-
-const landingPage = `<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>sitewire</title></head>
-<body><h1>sitewire</h1><p><a href="/metrics">Metrics</a></p></body></html>
-`
-
-// scrapeLog is a promhttp.Logger.
-type scrapeLog struct{ log *slog.Logger }
-
-func (l scrapeLog) Println(v ...any) {
-	l.log.Warn("scrape failed", "error", fmt.Sprint(v...))
-}
 
 // ServerOptions for NewServer.
 type ServerOptions struct {

@@ -39,7 +39,7 @@ func server(t *testing.T, h http.Handler) *Server {
 	return NewServer(ServerOptions{Listen: "127.0.0.1:0", Handler: h, Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 }
 
-func handler(t *testing.T, f *fake) http.Handler {
+func handler(t testing.TB, f *fake) http.Handler {
 	t.Helper()
 	h, err := Handler(HandlerOptions{Collector: f.collector(t), Started: at(0), Log: slog.New(slog.NewTextHandler(t.Output(), nil))})
 	if err != nil {
@@ -106,7 +106,7 @@ func TestServer(t *testing.T) {
 func TestScrapesInFlight(t *testing.T) {
 	f := gateway()
 	src := f.source()
-	entered, release := make(chan struct{}, 1), make(chan struct{})
+	entered, release := make(chan struct{}, maxScrapes), make(chan struct{})
 	var blocked atomic.Bool
 	blocked.Store(true)
 	src.Process = func() Process {
@@ -136,7 +136,7 @@ func TestScrapesInFlight(t *testing.T) {
 		}()
 	}
 	<-entered
-	select { // one of them finds no slot while the others wait for the one collection
+	select { // one of them finds no slot while the others are held
 	case code := <-codes:
 		if code != http.StatusServiceUnavailable {
 			t.Errorf("scrape beyond the limit: %d", code)

@@ -1,0 +1,105 @@
+package metrics
+
+import (
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// emitter hands on the samples of a scrape, as text or to the client library, and keeps the first error, which is about a label value that
+// is not UTF-8.
+type emitter struct {
+	text *text                    // either
+	ch   chan<- prometheus.Metric // or
+	err  error
+}
+
+func (e *emitter) fail(err error) {
+	if e.err == nil {
+		e.err = err
+	}
+}
+
+func (e *emitter) send(m prometheus.Metric, err error) {
+	if err != nil {
+		e.fail(err)
+		return
+	}
+	e.ch <- m
+}
+
+func (e *emitter) sample(m *metric, v float64, labels []string) {
+	if e.text != nil {
+		if err := e.text.sample(m, v, labels); err != nil {
+			e.fail(err)
+		}
+		return
+	}
+	kind := prometheus.GaugeValue
+	if m.Kind == Counter {
+		kind = prometheus.CounterValue
+	}
+	e.send(prometheus.NewConstMetric(m.desc, kind, v, slices.Clone(labels)...)) // a clone, so that as text nothing goes to the heap
+}
+
+func (e *emitter) counter(m *metric, v uint64, labels ...string) { e.sample(m, float64(v), labels) }
+
+func (e *emitter) gauge(m *metric, v float64, labels ...string) { e.sample(m, v, labels) }
+
+func (e *emitter) flag(m *metric, v bool, labels ...string) {
+	var f float64
+	if v {
+		f = 1
+	}
+	e.sample(m, f, labels)
+}
+
+// time sends a Unix time with milliseconds; a time that is not set is 0.
+func (e *emitter) time(m *metric, t time.Time, labels ...string) {
+	var f float64
+	if !t.IsZero() {
+		f = float64(t.UnixMilli()) / 1000
+	}
+	e.sample(m, f, labels)
+}
+
+// byName sends a counter for each name: those known beforehand, at 0 until counted, so that rate and increase see the
+// first one, and any other that was counted.
+func (e *emitter) byName(m *metric, counts map[string]uint64, known []string, labels ...string) {
+	const most = 4 // labels before the name
+	var room [most + 1]string
+	all := append(append(room[:0], labels...), "")
+	send := func(name string, n uint64) {
+		all[len(all)-1] = name
+		e.sample(m, float64(n), all)
+	}
+	for _, name := range known {
+		send(name, counts[name])
+	}
+	for name, n := range counts {
+		if !slices.Contains(known, name) {
+			send(name, n)
+		}
+	}
+}
+
+// histogram sends classic buckets, which Prometheus wants cumulative. Counts are those of each bucket alone, with one
+// more than there are bounds, for what exceeds them all. Bounds and sum are in seconds.
+func (e *emitter) histogram(m *metric, bounds []float64, counts []uint64, sum float64, labels ...string) {
+	if e.text != nil {
+		if err := e.text.histogram(m, bounds, counts, sum, labels); err != nil {
+			e.fail(err)
+		}
+		return
+	}
+	buckets := make(map[float64]uint64, len(bounds))
+	var n uint64
+	for i, c := range counts {
+		n += c
+		if i < len(bounds) {
+			buckets[bounds[i]] = n
+		}
+	}
+	e.send(prometheus.NewConstHistogram(m.desc, n, sum, buckets, slices.Clone(labels)...))
+}
