@@ -80,7 +80,8 @@ type Gateway struct {
 
 	// Owned by Run.
 	alive     map[string]bool // by peer, as the speaker was told
-	waiting   bool            // for the tunnel of a session that was given up
+	sessions  sessionLog
+	waiting   bool // for the tunnel of a session that was given up
 	lastSpeak bgp.Config
 	spoken    bool
 	refilled  uint64            // tunnelIndex.remade that the syncer was told of
@@ -130,6 +131,7 @@ func New(o Options) *Gateway {
 		stopping: make(chan struct{}),
 		ended:    make(chan struct{}),
 	}
+	g.sessions.log = o.Log
 	g.tunnels.inTunnel = g.inTunnel
 	g.syncer = routes.New(routes.Options{FIB: o.FIB, Tunnels: g.tunnels, Feed: g.feed, Log: o.Log})
 	g.speaker = o.NewSpeaker(speakerConfig(o.Config, nil), g.feed)
@@ -303,6 +305,7 @@ func (g *Gateway) follow(ctx context.Context) {
 		tunnel[t.Peer] = t
 	}
 	snapshot := g.speaker.Snapshot()
+	g.sessions.see(snapshot.Sessions)
 	for i := range snapshot.Sessions {
 		session[snapshot.Sessions[i].Name] = &snapshot.Sessions[i]
 	}
