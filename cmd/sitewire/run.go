@@ -82,6 +82,19 @@ func (d *process) run(ctx context.Context) error {
 	if err := notRunning(ctx, d.cfg.Socket); err != nil {
 		return err
 	}
+	unlock, err := host.Lock()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	machine := host.New(host.Options{Protocol: d.cfg.Routes.Protocol, Log: d.log.With("part", "host")})
+	missing, err := machine.Forwarding(ctx)
+	if err != nil {
+		d.log.Warn("settings of the kernel not read", "error", err)
+	}
+	for _, m := range missing {
+		d.log.Warn("packets may not pass this router: " + m.String())
+	}
 
 	d.fib = fib.New(fib.Options{
 		Table: int(d.cfg.Routes.Table), Metric: int(d.cfg.Routes.Metric), Protocol: d.cfg.Routes.Protocol,
@@ -95,7 +108,7 @@ func (d *process) run(ctx context.Context) error {
 		Config:  d.cfg,
 		Load:    d.load,
 		Backend: newBackends(d.log, &d.devices),
-		Host:    host.New(host.Options{Log: d.log.With("part", "host")}),
+		Host:    machine,
 		FIB:     d.fib,
 		NewSpeaker: func(c bgp.Config, sink bgp.Sink) gateway.Speaker {
 			return bgp.New(bgp.Options{Config: c, Sink: sink, Log: d.log.With("part", "bgp")})
@@ -115,7 +128,7 @@ func (d *process) run(ctx context.Context) error {
 	stop := context.AfterFunc(groupCtx, cancel)
 	defer stop()
 	d.start(group, groupCtx)
-	err := d.gatewayRun(ctx, groupCtx)
+	err = d.gatewayRun(ctx, groupCtx)
 	tell(d.log, notifyStopping)
 	endAround()
 	if e := group.Wait(); !errors.Is(e, context.Canceled) {

@@ -414,3 +414,38 @@ func TestPeerRoute(t *testing.T) {
 	}
 	onLink()
 }
+
+// TestLock: one gateway for each network namespace, not for each machine.
+func TestLock(t *testing.T) {
+	lock := func(n *netns.NS) (release func() error, err error) {
+		t.Helper()
+		if e := n.Do(func() error { release, err = Lock(); return nil }); e != nil {
+			t.Fatal(e)
+		}
+		return release, err
+	}
+	here, there := nstest.NS(t, "here"), nstest.NS(t, "there")
+	release, err := lock(here)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lock(here); !errors.Is(err, ErrTaken) {
+		t.Errorf("a second gateway: %v", err)
+	}
+	other, err := lock(there)
+	if err != nil {
+		t.Fatalf("in another namespace: %v", err)
+	}
+	for _, r := range []func() error{release, other} {
+		if err := r(); err != nil {
+			t.Error(err)
+		}
+	}
+	again, err := lock(here)
+	if err != nil {
+		t.Fatalf("after the first one ended: %v", err)
+	}
+	if err := again(); err != nil {
+		t.Error(err)
+	}
+}
