@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
 )
@@ -111,6 +112,9 @@ type builder struct {
 
 func (b *builder) set(name string, typ nftables.SetDatatype, elements []nftables.SetElement) *nftables.Set {
 	s := &nftables.Set{Table: b.table, Name: name, KeyType: typ}
+	if typ == nftables.TypeIFName {
+		s.KeyByteOrder = binaryutil.NativeEndian // or nft(8) cannot print the names
+	}
 	if err := b.conn.AddSet(s, elements); b.err == nil {
 		b.err = err
 	}

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -278,4 +279,26 @@ func TestIfname(t *testing.T) {
 	if len(b) != 16 || binary.BigEndian.Uint32(b) != 0x77672d61 || b[4] != 0 {
 		t.Errorf("% x", b)
 	}
+}
+
+// TestFirewallPrints: what nft(8) lists of our table names the devices, and can be loaded again.
+func TestFirewallPrints(t *testing.T) {
+	nstest.Need(t, nstest.Program("nft"))
+	r := newRig(t)
+	if err := r.ns.Do(func() error {
+		return r.host.SetFirewall(t.Context(), FirewallConfig{BGPPort: 179, TunnelDevices: []string{"tun0", "tun1"}, ClampMSS: true})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	listing := nstest.Run(t, r.ns, "nft", "list", "table", "inet", FirewallTable)
+	for _, want := range []string{`"tun0"`, `"tun1"`} {
+		if !strings.Contains(listing, want) {
+			t.Errorf("%s is not in\n%s", want, listing)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "rules")
+	if err := os.WriteFile(file, []byte(listing), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	nstest.Run(t, r.ns, "nft", "-c", "-f", file)
 }
