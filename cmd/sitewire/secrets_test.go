@@ -143,6 +143,7 @@ neighbours:
 		"tab":                    {"    password: ${file:DIR/password}", "\tpassword: " + password},
 		"comment left in":        {"${file:DIR/psk}", psk.Reveal() + " # from the old file"},
 		"broken key file":        {"DIR/private.key", "DIR/broken.key"},
+		"unknown reference":      {"${file:DIR/psk}", "${exec:" + psk.Reveal() + "}"},
 		"short key file":         {"DIR/psk", "DIR/short.key"},
 		"password file too long": {"    password: ${file:DIR/password}", "    password: ${file:DIR/long.password}"},
 		"file as a value":        {"4242420002", "${file:DIR/password}"},

@@ -46,6 +46,9 @@ func (d *decoder) expand(n *node, secret bool) (value string, expanded, ok bool)
 			hint := ""
 			if message == notExpansion {
 				hint = "known: ${file:PATH}, ${cred:NAME}, ${env:NAME}, ${env:NAME:-DEFAULT}; $${ is a literal ${"
+				if secret {
+					m = "${…}" // what is in the braces may be the secret itself
+				}
 			}
 			d.hintf(n, hint, "%s: %s", m, message)
 		}
