@@ -126,7 +126,7 @@ func (a *API) handler() http.Handler {
 		if err != nil {
 			return nil, httpError{http.StatusBadRequest, fmt.Errorf("address: %w", err)}
 		}
-		return g.Explain(addr.Unmap()), nil
+		return g.Explain(r.Context(), addr.Unmap()), nil
 	})
 	get("/v1/config", func(*http.Request) (any, error) {
 		return map[string]any{"api_version": APIVersion, "config": string(g.Config().Canonical()), "info": g.ConfigInfo()}, nil

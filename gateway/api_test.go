@@ -402,7 +402,7 @@ func TestExplain(t *testing.T) {
 			"203.0.113.1": "nothing is known of 203.0.113.1: no neighbour announced a prefix that contains it.",
 			"10.17.0.9":   "10.17.0.9 matches 10.17.0.0/24, which is not installed: the tunnel to store is down (nothing heard for over 3m0s).",
 		} {
-			e := r.gw.Explain(ip(addr))
+			e := r.gw.Explain(t.Context(), ip(addr))
 			if e.Summary != want {
 				t.Errorf("%s:\n got %s\nwant %s", addr, e.Summary, want)
 			}
@@ -410,11 +410,18 @@ func TestExplain(t *testing.T) {
 				t.Errorf("%s: lists must be lists in JSON", addr)
 			}
 		}
-		e := r.gw.Explain(ip("10.2.3.4"))
+		r.gw.o.KernelRoute = func(context.Context, netip.Addr) (string, bool, error) {
+			return "10.2.3.0/24 dev eth1 proto static", false, nil
+		}
+		if got, want := r.gw.Explain(t.Context(), ip("10.2.3.4")).Summary, "But the kernel uses another route, which is not ours: 10.2.3.0/24 dev eth1 proto static."; !strings.HasSuffix(got, want) {
+			t.Errorf("%s\nwant at its end %s", got, want)
+		}
+		r.gw.o.KernelRoute = nil
+		e := r.gw.Explain(t.Context(), ip("10.2.3.4"))
 		r.until("nyc", wg.TunnelDown)
 		r.after(time.Second)
 		dead := "10.2.3.4 matches 10.2.0.0/16, which is not installed: peer nyc is down."
-		if got := r.gw.Explain(ip("10.2.3.4")).Summary; got != dead {
+		if got := r.gw.Explain(t.Context(), ip("10.2.3.4")).Summary; got != dead {
 			t.Errorf("%s\nwant %s", got, dead)
 		}
 		if diff := cmp.Diff([]routes.AllowedIP{{Device: "wg-nyc", Prefix: pfx("10.2.0.0/16"), Peer: "nyc"}}, e.From, cmp.Comparer(func(a, b netip.Prefix) bool { return a == b })); diff != "" {

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -88,7 +89,7 @@ func routeInfo(r routes.RouteInfo) RouteInfo {
 }
 
 // Explain says what happens to traffic to an address, and from it.
-func (g *Gateway) Explain(a netip.Addr) Explanation {
+func (g *Gateway) Explain(ctx context.Context, a netip.Addr) Explanation {
 	table, ts, cfg := g.Routing(), g.Tunnels(), g.Config()
 	out := Explanation{APIVersion: APIVersion, Address: a, Matches: []RouteInfo{}, From: table.Owners(a)}
 	if out.From == nil {
@@ -119,6 +120,22 @@ func (g *Gateway) Explain(a netip.Addr) Explanation {
 		}
 	}
 	out.Summary = summary(a, cfg, out, carrier, ok, ts)
+	if g.o.KernelRoute == nil {
+		return out
+	}
+	text, ours, err := g.o.KernelRoute(ctx, a)
+	if err != nil {
+		g.log.Warn("the kernel was not asked", "address", a, "error", err)
+		return out
+	}
+	out.Kernel, out.KernelOurs = text, ours
+	switch {
+	case ours:
+	case ok && carrier.Source != routes.Own:
+		out.Summary += fmt.Sprintf(" But the kernel uses another route, which is not ours: %s.", cmp.Or(text, "none"))
+	case text != "" && !out.Own.IsValid():
+		out.Summary += fmt.Sprintf(" The kernel uses a route that is not ours: %s.", text)
+	}
 	return out
 }
 

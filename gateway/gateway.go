@@ -53,13 +53,16 @@ type Options struct {
 	// Load reads the configuration again, for a reload; with a path it reads that file, for a diff.
 	Load func(path string) (*config.Config, error)
 	// Backend returns the backend for a configured name, or says why it cannot be had.
-	Backend    func(name string) (Backend, error)
-	Host       Host
-	FIB        routes.FIB
-	NewSpeaker func(bgp.Config, bgp.Sink) Speaker
-	Resolver   Resolver
-	Log        *slog.Logger
-	Version    string
+	Backend func(name string) (Backend, error)
+	Host    Host
+	FIB     routes.FIB
+	// KernelRoute asks the kernel for the route that it uses for an address, whoever wrote it: its text, empty if there
+	// is none, and whether it is ours. Only for explanations; may be nil.
+	KernelRoute func(context.Context, netip.Addr) (text string, ours bool, err error)
+	NewSpeaker  func(bgp.Config, bgp.Sink) Speaker
+	Resolver    Resolver
+	Log         *slog.Logger
+	Version     string
 	// Poll is the period of reading the devices' statistics; 0 means one second.
 	Poll time.Duration
 	// Feed is made by New if nil.

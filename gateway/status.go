@@ -130,6 +130,10 @@ type Explanation struct {
 	From []routes.AllowedIP `json:"accepted_from"`
 	// Tunnels are those that the matches name.
 	Tunnels []wg.Tunnel `json:"tunnels,omitempty"`
+	// Kernel is the route that the kernel uses for packets of this machine to the address, whoever wrote it; empty if
+	// there is none. KernelOurs says that it is one of ours.
+	Kernel     string `json:"kernel,omitempty"`
+	KernelOurs bool   `json:"kernel_ours"`
 	// Own is the announced prefix of this site that contains the address, if any.
 	Own netip.Prefix `json:"own,omitzero"`
 }

@@ -65,6 +65,13 @@ func renderExplanation(w io.Writer, p painter, ex gateway.Explanation, now time.
 		}
 		renderRouteBlock(e, p, r, now)
 	}
+	if ex.Kernel != "" {
+		whose := ""
+		if !ex.KernelOurs {
+			whose = p.paint(warn, " (not ours)")
+		}
+		e.printf("\nkernel:\n  %s%s\n", ex.Kernel, whose)
+	}
 	e.printf("\npackets from it are accepted on:\n")
 	for _, ip := range ex.From {
 		e.printf("  %s from %s (%s)\n", ip.Device, ip.Peer, ip.Prefix)

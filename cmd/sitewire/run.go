@@ -110,6 +110,10 @@ func (d *process) run(ctx context.Context) error {
 		Backend: newBackends(d.log, &d.devices),
 		Host:    machine,
 		FIB:     d.fib,
+		KernelRoute: func(ctx context.Context, a netip.Addr) (string, bool, error) {
+			r, err := d.fib.Get(ctx, a)
+			return r.Text, r.Ours, err
+		},
 		NewSpeaker: func(c bgp.Config, sink bgp.Sink) gateway.Speaker {
 			return bgp.New(bgp.Options{Config: c, Sink: sink, Log: d.log.With("part", "bgp")})
 		},
