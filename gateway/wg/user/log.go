@@ -57,6 +57,10 @@ func deviceLogger(log *slog.Logger) *device.Logger {
 			log.Debug(fmt.Sprintf(format, redact(args)...))
 		},
 		Errorf: func(format string, args ...any) {
+			if waiting(args) {
+				log.Debug(fmt.Sprintf(format, args...))
+				return
+			}
 			mu.Lock()
 			l := limiters[format]
 			if l == nil {
@@ -70,6 +74,19 @@ func deviceLogger(log *slog.Logger) *device.Logger {
 			l.warn(log, fmt.Sprintf(format, redact(args)...))
 		},
 	}
+}
+
+// noEndpoint is wireguard-go's error for a peer that nobody can call yet.
+const noEndpoint = "no known endpoint for peer"
+
+// waiting tells whether the trouble is only that a peer without an endpoint has not called: its tunnel's state says so.
+func waiting(args []any) bool {
+	for _, a := range args {
+		if err, ok := a.(error); ok && err.Error() == noEndpoint {
+			return true
+		}
+	}
+	return false
 }
 
 // redact replaces UAPI errors by their number: their text can quote a line that holds a key.
