@@ -84,6 +84,9 @@ func routeInfo(r routes.RouteInfo) RouteInfo {
 			pi.Rejected, pi.Attrs, pi.Received = p.Path.Rejected, p.Path.Attrs, p.Path.Received
 		}
 		out.Paths = append(out.Paths, pi)
+		if out.Installed == "" && out.Reason == "" && pi.Rejected != "" {
+			out.Reason = fmt.Sprintf("the path from %s was rejected (%s)", pi.Neighbour, pi.Rejected)
+		}
 	}
 	return out
 }

@@ -226,6 +226,8 @@ func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Tim
 	if !d.ownPaths {
 		d.row.paths, d.ownPaths = slices.Clone(d.row.paths), true
 	}
+	// Judged again by another policy, it is not the UPDATE of long ago that causes a change.
+	judgedAgain := found && path != nil && d.row.paths[i].path.Received.Equal(path.Received)
 	switch {
 	case path == nil:
 		d.row.paths = slices.Delete(d.row.paths, i, i+1)
@@ -234,12 +236,15 @@ func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Tim
 	default:
 		d.row.paths = slices.Insert(d.row.paths, i, rpath{n, path})
 	}
-	if path != nil {
-		n.prefixes.Insert(p)
-		d.because(Cause{Received: path.Received, Decided: now})
-	} else {
+	switch {
+	case path == nil:
 		t.unlist(n, d.row)
 		d.because(Cause{Decided: now})
+	case judgedAgain:
+		d.because(Cause{Decided: now})
+	default:
+		n.prefixes.Insert(p)
+		d.because(Cause{Received: path.Received, Decided: now})
 	}
 }
 
