@@ -94,6 +94,24 @@ func TestNamedEndpoint(t *testing.T) {
 	})
 }
 
+// TestPeerThatCalledFirst: a name that resolves late does not take a live tunnel away from where its peer called from.
+func TestPeerThatCalledFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, withEndpoint("endpoint: store.example.net:51820"))
+		r.run()
+		defer r.stop(false)
+		r.after(time.Second)
+		r.wantState("store", wg.TunnelNew, "no such host")
+		r.hear("wg-store", "store", "198.51.100.9:4444")
+		r.wantState("store", wg.TunnelUp, "")
+		r.names.set("store.example.net", "192.0.2.66")
+		r.keepHearing("wg-store", "store", 10*time.Minute)
+		r.wantEndpoint("store", "198.51.100.9:4444")
+		r.until("store", wg.TunnelDown)
+		r.wantEndpoint("store", "192.0.2.66:51820")
+	})
+}
+
 func TestFailingResolverKeepsLastGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, withEndpoint("endpoint: store.example.net:51820"))

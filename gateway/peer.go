@@ -43,8 +43,10 @@ type peer struct {
 	configured  netip.AddrPort   // last one that we set
 	worked      netip.AddrPort   // last one that the peer was heard from
 	resume      netip.AddrPort   // where it was when its device was lost
+	impose      bool             // the operator changed the endpoints: they are used even while the tunnel is up
 	rotateAt    time.Time
 	resolving   bool
+	resolveErr  error // of the last look-up
 	nextResolve time.Time
 
 	handshakes, endpointChanges, resolutions, resolutionFailures uint64
@@ -172,7 +174,11 @@ func (p *peer) liveness(now time.Time) (wg.TunnelState, string) {
 	case heard.IsZero() && len(p.spec.Endpoints) == 0:
 		return wg.TunnelNew, "no handshake yet: waiting for the peer to call"
 	case heard.IsZero() && !p.configured.IsValid():
-		return wg.TunnelNew, "no handshake yet: endpoint not resolved"
+		why := "no handshake yet: endpoint not resolved"
+		if p.resolveErr != nil {
+			why += ": " + p.resolveErr.Error()
+		}
+		return wg.TunnelNew, why
 	case heard.IsZero():
 		return wg.TunnelNew, "no handshake yet"
 	case now.Sub(heard) < p.spec.DeadAfter:
@@ -310,6 +316,7 @@ func (t *tunnels) onResolved(ctx context.Context, r resolution) {
 	if r.err == nil && len(r.addrs) == 0 {
 		r.err = errInTunnel
 	}
+	p.resolveErr = r.err
 	if r.err != nil { // what worked last is kept for ever
 		p.resolutionFailures++
 		t.log.Warn("endpoint not resolved", "peer", r.peer, "endpoints", r.endpoints, "error", r.err)
@@ -321,8 +328,9 @@ func (t *tunnels) onResolved(ctx context.Context, r resolution) {
 	had := p.configured
 	p.setCandidates(r.addrs, now)
 	p.configured = had
-	// A live tunnel keeps its endpoint: what a name says now may be wrong, and a peer that moved roams by itself.
-	if p.alive() && had.IsValid() {
+	// A live tunnel keeps its endpoint, whoever began it: what a name says now may be wrong, and a peer that moved roams
+	// by itself.
+	if p.alive() && (had.IsValid() || !p.impose && !p.spec.Pin) {
 		p.tried, p.rotateAt = -1, now
 		return
 	}
@@ -339,7 +347,7 @@ func (t *tunnels) refused(r resolution, a netip.AddrPort) bool {
 }
 
 func (t *tunnels) setEndpoint(ctx context.Context, d *device, p *peer, ep netip.AddrPort) {
-	p.configured, p.resume = ep, netip.AddrPort{}
+	p.configured, p.resume, p.impose = ep, netip.AddrPort{}, false
 	if d.dev == nil {
 		return
 	}

@@ -297,6 +297,7 @@ func (p *peer) takeOver(old *peer) {
 func (p *peer) forgetEndpoints() {
 	p.candidates, p.nextResolve = nil, time.Time{}
 	p.configured, p.worked, p.resume = netip.AddrPort{}, netip.AddrPort{}, netip.AddrPort{}
+	p.impose = true
 }
 
 // tick reads the devices' statistics, moves the peers' states and starts what is due.

@@ -71,7 +71,11 @@ func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.S
 		switch t.State {
 		case wg.TunnelNew:
 			fix := "check both public keys, the preshared key and that UDP reaches the other end"
-			if !t.Endpoint.IsValid() {
+			switch {
+			case t.Endpoint.IsValid():
+			case t.Resolutions > 0:
+				fix = "check the name in `endpoint`, and this machine's name servers"
+			default:
 				fix = "the peer has no endpoint here: the other end must call, or give it an `endpoint`"
 			}
 			add(t.Peer, "tunnel has not come up: "+t.Reason, fix)
