@@ -140,7 +140,7 @@ func (a *API) handler() http.Handler {
 		if err != nil {
 			return nil, httpError{http.StatusUnprocessableEntity, err}
 		}
-		d := Diff{APIVersion: APIVersion, Changes: changeLines(g.Config(), cfg)}
+		d := Diff{APIVersion: APIVersion, Changes: changeLines(g.Config(), cfg), RestartRequired: restartRequired(g.Config(), cfg)}
 		for _, w := range cfg.Warnings {
 			d.Warnings = append(d.Warnings, w.String())
 		}

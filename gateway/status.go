@@ -142,7 +142,9 @@ type Explanation struct {
 type Diff struct {
 	APIVersion string   `json:"api_version"`
 	Changes    []string `json:"changes"`
-	Warnings   []string `json:"warnings,omitempty"`
+	// RestartRequired names changed settings for whose sake a reload would be refused.
+	RestartRequired []string `json:"restart_required,omitempty"`
+	Warnings        []string `json:"warnings,omitempty"`
 }
 
 // Reload is the answer of POST /v1/reload.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -85,6 +86,9 @@ The exit code is 0 whether there are changes or not; with --exit-code it is 7 if
 				e := &errWriter{w: a.stdout}
 				for _, line := range ans.Changes {
 					e.printf("%s\n", line)
+				}
+				if len(ans.RestartRequired) > 0 {
+					fmt.Fprintln(a.stderr, "a reload would be refused: these change only with a restart:", strings.Join(ans.RestartRequired, ", "))
 				}
 				for _, warning := range ans.Warnings {
 					fmt.Fprintln(a.stderr, warning)

@@ -123,7 +123,7 @@ func (r *raw) resolveKeys(d *decoder) {
 	w := &r.WireGuard
 	if w.PrivateKey.IsZero() {
 		if len(r.peers) > 0 && d.usable(&w.PrivateKey) && !d.opts.WithoutSecrets {
-			d.hintf(d.at(w), "make one: sitewire genkey > /etc/sitewire/private.key, then private_key: ${file:/etc/sitewire/private.key}", "wireguard.private_key is needed as soon as there is a peer")
+			d.hintf(d.at(w), "make one: sitewire genkey --out /etc/sitewire/private.key, then private_key: ${file:/etc/sitewire/private.key}", "wireguard.private_key is needed as soon as there is a peer")
 		}
 		return
 	}
