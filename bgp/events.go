@@ -36,6 +36,7 @@ func (v *view) onUpdate(paths []*apiutil.Path, at time.Time) {
 	if v.closed {
 		return
 	}
+	v.events.Add(1)
 	var from *received
 	var attrs []bgp.PathAttributeInterface
 	for _, p := range paths {
@@ -69,6 +70,7 @@ func (v *view) onBest(paths []*apiutil.Path, at time.Time) {
 	if v.closed {
 		return
 	}
+	v.events.Add(1)
 	changes := make([]routes.BestChange, 0, len(paths))
 	for _, p := range paths {
 		prefix, ok := prefixOf(p.Nlri)
@@ -201,6 +203,7 @@ func (v *view) onEOR(p *apiutil.Path, _ time.Time) {
 		return
 	}
 	n.in[f].eor, v.dirty = true, true
+	v.events.Add(1)
 	v.wake()
 	if !n.waiting {
 		v.sink.PutEndOfRIB(n.cfg.Name, f, n.generation)
@@ -234,6 +237,7 @@ func (v *view) onPeer(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if n := v.byAddr[e.Peer.State.NeighborAddress]; !v.closed && n != nil && e.Type == apiutil.PEER_EVENT_STATE {
+		v.events.Add(1)
 		v.transition(n, &e.Peer.State, at)
 	}
 }

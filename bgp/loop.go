@@ -44,8 +44,8 @@ type loop struct {
 	published  time.Time
 	refitted   time.Time
 	refitPace  time.Duration
-	pollAt     time.Time
-	adviseAt   time.Time // when to count what is advertised
+	polled     inquiry // into counters
+	advised    inquiry // into what is advertised
 }
 
 // timed makes one call into GoBGP.
@@ -181,6 +181,7 @@ func (l *loop) policies() error {
 	if err := l.timed(func() error { return l.gobgp.SetPolicies(context.Background(), next.request) }); err != nil {
 		return fmt.Errorf("policies: %w", err)
 	}
+	l.view.events.Add(1)
 	before := l.told
 	l.told, l.text = next, text
 	refused := map[refusal]bool{}
@@ -237,6 +238,9 @@ func (l *loop) refusals() error {
 	}
 	clear(l.view.refused)
 	l.view.mu.Unlock()
+	if len(lists) > 0 {
+		l.view.events.Add(1)
+	}
 	var errs []error
 	for k, list := range lists {
 		set := refusedSet(k.address, familyAt(k.family), list)
@@ -310,6 +314,7 @@ func (l *loop) softResets() {
 		if err != nil {
 			l.log.Error("soft reset", "address", address, "err", err)
 		}
+		l.view.events.Add(1)
 		cost := time.Since(begin)
 		p.in, p.out, p.next = false, false, begin.Add(min(idleShare*cost, maxPace))
 		l.refitPace = max(refitEvery, min(idleShare*cost, maxPace))

@@ -121,6 +121,7 @@ func (v *view) ended(address netip.Addr, why string) {
 		v.opening(n)
 	}
 	n.ignore, n.again, v.dirty = true, false, true
+	v.events.Add(1)
 	v.wake()
 }
 

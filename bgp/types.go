@@ -181,7 +181,8 @@ type Session struct {
 	OutQueue       int      `json:"out_queue"`
 }
 
-// Snapshot is the speaker's view of all sessions, refreshed on events and at most every few seconds; immutable.
+// Snapshot is the speaker's view of all sessions, refreshed on events and at most every few seconds; immutable. Counters of
+// messages may be pollRest old when nothing but keepalives goes back and forth.
 type Snapshot struct {
 	Time     time.Time
 	Sessions []Session // in the order of the configuration

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"sitewire/bgp/policy"
@@ -48,6 +49,8 @@ type view struct {
 	closed    bool // stopping: what GoBGP drops now is to stay
 	dirty     bool // sessions changed: a new snapshot is due now
 	counted   bool // only counts changed: it is due some time
+	// events counts what may change GoBGP's counters of messages and of advertised prefixes; keepalives do not.
+	events atomic.Uint64
 }
 
 // bestPath is one best path of a prefix in GoBGP.
@@ -167,6 +170,7 @@ func (v *view) setConfig(c Config) {
 		v.reevaluate(n)
 	}
 	v.dirty, v.recompile = true, true
+	v.events.Add(1)
 	v.wake()
 }
 
