@@ -188,28 +188,3 @@ func (t *tunnels) Close(remove bool) {
 		t.closeDevice(name, remove)
 	}
 }
-
-// mtu of a device: as configured, else what the path to its peers' endpoints leaves.
-func (t *tunnels) mtu(ctx context.Context, d *device) int {
-	if d.spec.MTU != 0 {
-		return d.spec.MTU
-	}
-	const usual = 1420 // 1500 less the overhead of WireGuard over IPv6
-	m := usual
-	for _, p := range d.peers {
-		ep := p.endpoint()
-		if !ep.IsValid() {
-			continue
-		}
-		path, err := t.host.PathMTU(ctx, ep.Addr(), d.spec.FirewallMark)
-		if err != nil || path == 0 {
-			continue
-		}
-		overhead := 80
-		if ep.Addr().Unmap().Is4() {
-			overhead = 60
-		}
-		m = min(m, path-overhead)
-	}
-	return max(m, 1280)
-}

@@ -48,6 +48,7 @@ type peer struct {
 	resolving   bool
 	resolveErr  error // of the last look-up
 	nextResolve time.Time
+	path        path // to the endpoint
 
 	handshakes, endpointChanges, resolutions, resolutionFailures uint64
 }
