@@ -150,6 +150,9 @@ func (l *loop) wait() time.Duration {
 		if !p.added && p.next.Before(next) && !p.next.IsZero() {
 			next = p.next
 		}
+		if p.added && !p.waitUntil.IsZero() && p.waitUntil.Before(next) {
+			next = p.waitUntil
+		}
 	}
 	for _, p := range l.pace {
 		if (p.in || p.out) && p.next.Before(next) {

@@ -28,6 +28,9 @@ type peer struct {
 	added bool
 	tries int
 	next  time.Time // not before
+	// waitUntil is how long the neighbour has the first turn to dial; mustDial says that it did not use it.
+	waitUntil time.Time
+	mustDial  bool
 }
 
 // sessionKey is the part of a neighbour's configuration that its session depends on.
@@ -80,6 +83,8 @@ func (v *view) lives(n *neighbour) bool {
 // and are better begun anew than left idle.
 func (l *loop) dropPeers() error {
 	want, again := l.view.wanted(), l.view.fallen()
+	now := time.Now()
+	dial, stuck := l.overdue(now)
 	var errs []error
 	for address, p := range l.peers {
 		n, ok := want[address]
@@ -94,6 +99,13 @@ func (l *loop) dropPeers() error {
 		case sessionKey(n) != p.key:
 			errs = append(errs, l.drop(address, p, downConfig))
 			delete(l.peers, address)
+		case dial[address]:
+			p.mustDial, p.next = true, now
+			errs = append(errs, l.drop(address, p, ""))
+		case stuck[address]:
+			l.log.Warn("session did not get beyond OpenConfirm, beginning anew", "neighbour", n.Name)
+			p.next = now.Add(rand.N(time.Second)) // the other end may do the same
+			errs = append(errs, l.drop(address, p, ""))
 		case fell && p.added:
 			if age >= lasted {
 				p.tries = 0
@@ -103,7 +115,7 @@ func (l *loop) dropPeers() error {
 				continue
 			}
 			p.tries++
-			p.next = time.Now().Add(delay + rand.N(delay/2))
+			p.next = now.Add(delay + rand.N(delay/2))
 			errs = append(errs, l.drop(address, p, ""))
 		}
 	}
@@ -170,7 +182,7 @@ func (l *loop) addPeers() error {
 			continue
 		}
 		if err := l.timed(func() error {
-			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.key)})
+			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.courtesy(now))})
 		}); err != nil {
 			p.tries = min(p.tries+1, 8)
 			p.next = now.Add(firstRetry << p.tries)

@@ -1,0 +1,70 @@
+package bgp
+
+import (
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"testing"
+	"time"
+
+	"sitewire/bgp/bgptest"
+)
+
+// TestStuckInOpenConfirm: an end that lost a collision never sends its KEEPALIVE. The session is not left to the hold
+// time.
+func TestStuckInOpenConfirm(t *testing.T) {
+	l := newLab(t, passive("nyc", 2, 65001, accepting()))
+	o := l.options(2, 65001)
+	o.HoldTime, o.RouterID = 90, netip.MustParseAddr("10.0.0.2")
+	conn, err := bgptest.Connect(l.context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := conn.Write(o.Open()); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	conn.SetReadDeadline(begin.Add(confirmTime + patient/2))
+	if _, err := io.Copy(io.Discard, conn); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatalf("still open after %v", time.Since(begin))
+	}
+	if d := time.Since(begin); d < confirmTime-time.Second {
+		t.Errorf("given up after %v, want %v", d, confirmTime)
+	}
+	l.peer(2, 65001)
+}
+
+// TestGivesWay: RFC 4271 section 6.8 is not needed where only one end dials. The one with the higher address waits.
+func TestGivesWay(t *testing.T) {
+	for name, c := range map[string]struct {
+		local, remote string
+		waits         bool
+	}{
+		"the higher address": {"127.0.0.9", "127.0.0.3", true},
+		"the lower address":  {"127.0.0.1", "127.0.0.3", false},
+	} {
+		ln, err := net.Listen("tcp", net.JoinHostPort(c.remote, "0"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer ln.Close()
+		n := passive("nyc", 3, 65001, accepting())
+		n.Passive, n.Port = false, uint16(ln.Addr().(*net.TCPAddr).Port)
+		n.LocalAddress = netip.MustParseAddr(c.local)
+		n.ConnectRetry = 2 * time.Second
+		begin := time.Now()
+		newLab(t, n)
+		ln.(*net.TCPListener).SetDeadline(begin.Add(patient))
+		conn, err := ln.Accept()
+		if err != nil {
+			t.Fatalf("%s: never dialled: %v", name, err)
+		}
+		conn.Close()
+		if d := time.Since(begin); (d >= giveWay) != c.waits {
+			t.Errorf("%s: dialled after %v", name, d)
+		}
+	}
+}
