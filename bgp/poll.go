@@ -24,26 +24,31 @@ type inquiry struct {
 	at   time.Time     // when it was last asked
 	pace time.Duration // not sooner after that
 	seen uint64        // view.events then
-	busy bool          // something had happened since the time before
+	late bool          // something happened right before
 }
 
-// due reports whether to ask now. What happened is followed by one more answer: GoBGP sends what follows from an event, and
-// counts it, after it told us.
+// due reports whether to ask now. If something happened right before an answer, there is another: GoBGP tells us of an
+// event first, and then sends and counts what follows from it.
 func (q *inquiry) due(now time.Time, events uint64, rest time.Duration) bool {
 	wait := q.pace
-	if !q.busy && events == q.seen {
+	if !q.late && events == q.seen {
 		wait = max(wait, rest)
 	}
 	return now.Sub(q.at) >= wait
 }
 
-func (q *inquiry) asked(now time.Time, events uint64, pace time.Duration) {
-	*q = inquiry{at: now, pace: pace, seen: events, busy: events != q.seen}
+// asked notes a question; last is when something last happened.
+func (q *inquiry) asked(now time.Time, events uint64, last time.Time, pace time.Duration) {
+	const right = time.Second
+	*q = inquiry{at: now, pace: pace, seen: events, late: now.Sub(last) < right}
 }
 
 // poll refreshes message counters, queues and timers, and less often the number of advertised prefixes.
 func (l *loop) poll(now time.Time) {
 	events := l.view.events.Load() // before GoBGP answers, so that what happens meanwhile counts as new
+	if l.events != events {
+		l.events, l.eventAt = events, now
+	}
 	if !l.polled.due(now, events, pollRest) {
 		return
 	}
@@ -58,9 +63,9 @@ func (l *loop) poll(now time.Time) {
 		})
 	})
 	cost := time.Since(begin)
-	l.polled.asked(now, events, max(pollEvery, min(pollShare*cost, maxPace)))
+	l.polled.asked(now, events, l.eventAt, max(pollEvery, min(pollShare*cost, maxPace)))
 	if advertised {
-		l.advised.asked(now, events, max(adviseEvery, min(4*pollShare*cost, 5*maxPace)))
+		l.advised.asked(now, events, l.eventAt, max(adviseEvery, min(4*pollShare*cost, 5*maxPace)))
 	}
 	if err != nil {
 		l.log.Error("list neighbours", "err", err)
@@ -76,10 +81,24 @@ func (l *loop) poll(now time.Time) {
 		if !advertised {
 			p.advertised = n.polled.advertised
 		}
+		n.refusedOpen(p)
 		if n.polled != p {
 			n.polled, l.view.counted = p, true
 		}
-		l.polled.busy = l.polled.busy || p.outQueue > 0
+		l.polled.late = l.polled.late || p.outQueue > 0
+	}
+}
+
+// refusedOpen finds the cause of a session that does not come up. GoBGP tells nobody of NOTIFICATIONs on connections that
+// it began, and counts them.
+func (n *neighbour) refusedOpen(p polled) {
+	grown := func(now, before uint64) bool { return now > 0 && now != before }
+	switch {
+	case n.state == Established:
+	case grown(p.received.Notification, n.polled.received.Notification):
+		n.lastError = "the neighbour refuses our OPEN with a NOTIFICATION: compare asn at both ends, and the router IDs"
+	case grown(p.sent.Notification, n.polled.sent.Notification):
+		n.lastError = "the neighbour's OPEN is refused: compare asn at both ends, and the router IDs"
 	}
 }
 

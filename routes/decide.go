@@ -68,10 +68,10 @@ func (t *Table) chooseBest(r *Row, directOnly bool) outcome {
 	switch {
 	case len(r.best) == 0:
 		return outcome{state: NoBest}
-	case t.rules.own.Get(r.Prefix):
-		return outcome{state: Refused, why: "our own prefix"}
 	case r.best[0].from.name == "": // the empty name sorts first
 		return outcome{state: Local, why: "originated here"}
+	case t.rules.own.Get(r.Prefix):
+		return outcome{state: Refused, why: "our own prefix"}
 	}
 	out := outcome{state: Unresolved, why: "no usable path"}
 	first := true
