@@ -46,6 +46,8 @@ type loop struct {
 	refitPace  time.Duration
 	polled     inquiry // into counters
 	advised    inquiry // into what is advertised
+	events     uint64  // view.events when last looked at
+	eventAt    time.Time
 }
 
 // timed makes one call into GoBGP.

@@ -40,17 +40,19 @@ func sessionKey(n Neighbour) Neighbour {
 	return n
 }
 
-// wanted lists the sessions that should be in GoBGP now.
+// wanted lists the sessions that should be in GoBGP now. The list is made anew when it changes, and not written to.
 func (v *view) wanted() map[netip.Addr]Neighbour {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	want := make(map[netip.Addr]Neighbour, len(v.order))
-	for _, n := range v.order {
-		if v.lives(n) {
-			want[n.cfg.Address] = n.cfg
+	if v.want == nil {
+		v.want = make(map[netip.Addr]Neighbour, len(v.order))
+		for _, n := range v.order {
+			if v.lives(n) {
+				v.want[n.cfg.Address] = n.cfg
+			}
 		}
 	}
-	return want
+	return v.want
 }
 
 // fallen lists, once, the sessions that are better begun anew than left idle, with the time that they lasted.

@@ -39,8 +39,9 @@ type view struct {
 	best      map[netip.Prefix][]bestPath
 	// alive holds what SetLiveness said, by name of neighbour or peer; what is missing lives.
 	alive    map[string]bool
-	paths    [2]int // accepted ones, by family
-	prefixes [2]int // with a best path
+	want     map[netip.Addr]Neighbour // see wanted; nil: to be made
+	paths    [2]int                   // accepted ones, by family
+	prefixes [2]int                   // with a best path
 	// refused prefixes that GoBGP has not been told about yet.
 	refused map[refusal]struct{}
 	// recompile says that GoBGP's policies depend on something that changed.
@@ -162,7 +163,7 @@ func (v *view) setConfig(c Config) {
 			v.forget(n)
 		}
 	}
-	v.order, v.byName, v.byAddr = order, byName, byAddr
+	v.order, v.byName, v.byAddr, v.want = order, byName, byAddr, nil
 	for _, n := range order {
 		n.siblings = slices.DeleteFunc(slices.Clone(bare[n.bare]), func(o *neighbour) bool { return o == n })
 	}
@@ -178,7 +179,7 @@ func (v *view) setConfig(c Config) {
 func (v *view) setLiveness(name string, alive bool) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.alive[name] = alive
+	v.alive[name], v.want = alive, nil
 	v.wake()
 }
 
