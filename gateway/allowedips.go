@@ -3,6 +3,8 @@ package gateway
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 
 	"sitewire/gateway/wg"
 	"sitewire/routes"
@@ -15,6 +17,42 @@ type tunnelIndex struct {
 	names   map[keyOnDevice]string
 	// remade counts devices and peers that came back without their allowed-IPs.
 	remade uint64
+}
+
+func newTunnelIndex(t *tunnels) *tunnelIndex {
+	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}, t.remade}
+	for name, d := range t.devices {
+		if d.dev != nil {
+			ix.devices[name] = d.dev
+		}
+		for _, pn := range slices.Sorted(maps.Keys(d.peers)) { // of two with one key, always the same has it
+			key := d.peers[pn].spec.PublicKey
+			ix.keys[peerOnDevice{name, pn}] = key
+			ix.names[keyOnDevice{name, key}] = pn
+		}
+	}
+	return ix
+}
+
+// matches reports whether the index is the one that newTunnelIndex would make, which is so at nearly every poll.
+func (ix *tunnelIndex) matches(t *tunnels) bool {
+	devices, peers := 0, 0
+	for name, d := range t.devices {
+		if d.dev != nil {
+			devices++
+			if ix.devices[name] != d.dev {
+				return false
+			}
+		}
+		for pn, p := range d.peers {
+			peers++
+			key := p.spec.PublicKey
+			if ix.keys[peerOnDevice{name, pn}] != key || ix.names[keyOnDevice{name, key}] != pn {
+				return false
+			}
+		}
+	}
+	return ix.remade == t.remade && devices == len(ix.devices) && peers == len(ix.keys)
 }
 
 type (

@@ -341,21 +341,19 @@ func (t *tunnels) tick(ctx context.Context) {
 
 // publish replaces the index and the snapshot if something changed, and wakes the gateway.
 func (t *tunnels) publish() {
-	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}, t.remade}
-	snap := []wg.Tunnel{}
+	before := t.index.Load()
+	ix := before
+	if before == nil || !before.matches(t) {
+		ix = newTunnelIndex(t)
+		t.index.Store(ix)
+	}
+	snap := make([]wg.Tunnel, 0, len(ix.keys))
 	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
 		d := t.devices[name]
-		if d.dev != nil {
-			ix.devices[name] = d.dev
-		}
 		for _, pn := range slices.Sorted(maps.Keys(d.peers)) {
-			p := d.peers[pn]
-			ix.keys[peerOnDevice{name, pn}] = p.spec.PublicKey
-			ix.names[keyOnDevice{name, p.spec.PublicKey}] = pn
-			snap = append(snap, p.tunnel(d))
+			snap = append(snap, d.peers[pn].tunnel(d))
 		}
 	}
-	before := t.index.Swap(ix)
 	old := t.snapshot.Swap(&snap)
 	if old == nil || before.remade != ix.remade || !slices.EqualFunc(*old, snap, sameForRouting) {
 		select {
