@@ -15,6 +15,9 @@ import (
 	"golang.zx2c4.com/wireguard/conn"
 )
 
+// batchSize is how many packets wireguard-go takes from the TUN or a socket at once, and gives to them.
+const batchSize = 64
+
 // portAttempts to find a port that is free in both families.
 const portAttempts = 100
 
@@ -37,8 +40,10 @@ type Bind struct {
 	ns     *os.File
 	device string
 	epoch  atomic.Uint64
-	tooBig limiter
-	badRx  limiter
+	// lengths is what slices are cut from that are only for their length; see forget.
+	lengths []byte
+	tooBig  limiter
+	badRx   limiter
 	// The functions of these names, unless a test stands in for a kernel that refuses something.
 	listen func(v6 bool, port uint16, device string) (*socket, error)
 	write  func(s *socket, b *batch, n int) (sent int, err error)
@@ -56,11 +61,11 @@ func NewBind(o BindOptions) *Bind {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Bind{log: o.Logger, ns: o.Namespace, device: o.Interface, listen: listen, write: (*socket).write}
+	return &Bind{log: o.Logger, ns: o.Namespace, device: o.Interface, lengths: make([]byte, slotSize), listen: listen, write: (*socket).write}
 }
 
 // BatchSize implements conn.Bind.
-func (b *Bind) BatchSize() int { return conn.IdealBatchSize }
+func (b *Bind) BatchSize() int { return batchSize }
 
 // Open implements conn.Bind. A host without one of the families gets a socket of the other, and its port.
 func (b *Bind) Open(port uint16) ([]conn.ReceiveFunc, uint16, error) {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -290,7 +291,7 @@ func TestBatches(t *testing.T) {
 				for i, size := range sizes {
 					batch = append(batch, bytes.Repeat([]byte{byte(i), byte(size)}, size)[:size])
 				}
-				must(t, a.Send(batch, to))
+				must(t, a.Send(slices.Clone(batch), to))
 				for i, want := range batch {
 					r := b.next(t)
 					if r.data != string(want) {
@@ -319,7 +320,7 @@ func TestSegmentsBeyondMTU(t *testing.T) {
 	for _, host := range []string{"10.1.0.2", "fd01::2"} {
 		to := endpoint(t, a, netip.AddrPortFrom(netip.MustParseAddr(host), b.port).String())
 		batch := [][]byte{bytes.Repeat([]byte{1}, 1600), bytes.Repeat([]byte{2}, 1600), bytes.Repeat([]byte{3}, 20)}
-		must(t, a.Send(batch, to))
+		must(t, a.Send(slices.Clone(batch), to))
 		for i, want := range batch {
 			if r := b.next(t); r.data != string(want) {
 				t.Fatalf("%s: datagram %d has %d bytes, want %d", host, i, len(r.data), len(want))

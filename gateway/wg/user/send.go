@@ -101,8 +101,10 @@ func (s *socket) write(b *batch, n int) (sent int, err error) {
 }
 
 // Send implements conn.Bind. A datagram that the kernel refuses for its own sake does not hold up the rest of the batch;
-// the first such error is returned at the end.
+// the first such error is returned at the end. As in batchTUN.Write, no packets are left in bufs, but slices of the same
+// lengths, which wireguard-go adds up.
 func (b *Bind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
+	defer b.forget(bufs)
 	e, ok := endpoint.(*Endpoint)
 	if !ok {
 		return conn.ErrWrongEndpointType
@@ -154,6 +156,13 @@ func (b *Bind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 		return fmt.Errorf("send to %s: %w", e.dst, first)
 	}
 	return nil
+}
+
+// forget replaces buffers by slices of the same lengths of memory that is never touched.
+func (b *Bind) forget(bufs [][]byte) {
+	for i := range bufs {
+		bufs[i] = b.lengths[:min(len(bufs[i]), slotSize)]
+	}
 }
 
 // sourceGone reports whether the error can mean that the sticky source is no longer an address of this host, or that

@@ -3,6 +3,7 @@ package user
 import (
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 
 	"sitewire/topologies/netns"
@@ -36,7 +37,7 @@ func TestStickySource(t *testing.T) {
 				}
 				// One datagram, and a batch that goes out as one segmented message.
 				for _, batch := range [][][]byte{{[]byte("one")}, {[]byte("two"), []byte("tri"), []byte("4")}} {
-					must(t, b.Send(batch, r.ep))
+					must(t, b.Send(slices.Clone(batch), r.ep))
 					for range batch {
 						if _, from := readFrom(t, peer); from.Addr() != asked {
 							t.Fatalf("answer from %s, want %s", from.Addr(), asked)
@@ -71,7 +72,7 @@ func TestSourceGone(t *testing.T) {
 			r := b.next(t)
 			must(t, ns.DelAddr("lo", netip.MustParsePrefix(x.gone)))
 			batch := [][]byte{[]byte("aa"), []byte("bb"), []byte("c")}
-			must(t, b.Send(batch, r.ep))
+			must(t, b.Send(slices.Clone(batch), r.ep))
 			for _, want := range batch {
 				got, from := readFrom(t, peer)
 				if got != string(want) || from.Addr() == asked {

@@ -34,7 +34,7 @@ const (
 
 // batchTUN is a tun.Device that keeps reading while packets are ready: wireguard-go's own returns one frame per read and
 // so pays a wake-up, a lock and a system call on the other side for every small packet. Writing, with its GRO, is
-// wireguard-go's. Read belongs to one goroutine; the rest may be called from any.
+// wireguard-go's, but for what Write says. Read belongs to one goroutine; the rest may be called from any.
 type batchTUN struct {
 	tun.Device
 	raw    syscall.RawConn
@@ -203,6 +203,16 @@ func (t *batchTUN) frame(wait bool) ([]byte, error) {
 		}
 	}
 }
+
+// Write implements tun.Device. It leaves no packets in bufs: wireguard-go has such a slice for each peer and only cuts it
+// to length 0 between batches, so that each peer would keep its longest batch ever in memory, 64 KiB for every packet.
+func (t *batchTUN) Write(bufs [][]byte, offset int) (int, error) {
+	defer clear(bufs)
+	return t.Device.Write(bufs, offset)
+}
+
+// BatchSize implements tun.Device.
+func (t *batchTUN) BatchSize() int { return batchSize }
 
 // MTU implements tun.Device. It is the value last given to us: the interface may be in another namespace by now.
 func (t *batchTUN) MTU() (int, error) { return int(t.mtu.Load()), nil }
