@@ -121,7 +121,7 @@ neighbours:
 
 	// What a killed wireguard-go leaves would pass for the new one's.
 	must(t, os.Remove(filepath.Join(shop.ns.RunDir(), "wireguard", "wg0.sock")))
-	plain = shop.wireguard(hq)
+	shop.wireguard(hq)
 	for _, p := range []string{"0.0.0.0/0", "::/0"} {
 		must(t, shop.ns.Route(netip.MustParsePrefix(p), netip.Addr{}, "wg0"))
 	}

@@ -19,7 +19,6 @@ type mmsghdr struct {
 type sockaddr = unix.RawSockaddrInet6
 
 var (
-	controlPktinfo4 = unix.CmsgSpace(unix.SizeofInet4Pktinfo)
 	controlPktinfo6 = unix.CmsgSpace(unix.SizeofInet6Pktinfo)
 	controlSegment  = unix.CmsgSpace(2) // UDP_SEGMENT: u16
 	controlGRO      = unix.CmsgSpace(4) // UDP_GRO: int
