@@ -171,6 +171,9 @@ func (d *process) start(group *errgroup.Group, ctx context.Context) {
 	task("fib", d.fib.Run)
 	task("systemd", func(ctx context.Context) error { return d.notify(ctx) })
 	task("signals", d.reloadOnSignal)
+	if os.Getenv("GOGC") == "" { // whoever sets it knows better
+		task("memory", newMemory().run)
+	}
 	if d.cfg.Metrics.Listen != "" {
 		task("metrics", d.serveMetrics)
 	}

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"slices"
+	"testing"
+	"time"
+)
+
+// What a busy time left is returned when it has been quiet for a while, once.
+func TestMemoryIsReturnedWhenQuiet(t *testing.T) {
+	const mib = 1 << 20
+	h := heapLook{live: 70 * mib}
+	var got []string
+	var at time.Duration
+	m := &memory{
+		look:    func() heapLook { return h },
+		percent: func(n int) { got = append(got, fmt.Sprintf("%v: %d %%", at, n)) },
+		trim:    func() { got = append(got, fmt.Sprintf("%v: trim", at)) },
+	}
+	for ; at <= 15*time.Minute; at += lookEvery {
+		h.allocated += 2 * mib
+		switch at {
+		case 5 * time.Second, 10 * time.Second, 15 * time.Second, 45 * time.Second: // the start, in two parts
+			h.allocated += 100 * mib
+		case 5 * time.Minute: // a few routes
+			h.allocated += 20 * mib
+		case 6 * time.Minute: // a full table
+			h.allocated += 500 * mib
+			h.live = 320 * mib
+		case 10 * time.Minute:
+			h.live = 600 * mib
+		}
+		m.step(time.Unix(0, 0).Add(at))
+	}
+	want := []string{"0s: 30 %", "35s: trim", "1m35s: trim", "6m0s: 65 %", "6m20s: trim", "10m0s: 100 %"}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestLookAtHeap(t *testing.T) {
+	runtime.GC()
+	before := lookAtHeap()
+	kept := make([]byte, 8<<20)
+	runtime.GC()
+	after := lookAtHeap()
+	for what, grown := range map[string]uint64{"allocated": after.allocated - before.allocated, "live": after.live - before.live} {
+		if grown < uint64(len(kept))*9/10 {
+			t.Errorf("%s: %d bytes more after %d were", what, grown, len(kept))
+		}
+	}
+	runtime.KeepAlive(kept)
+}
