@@ -18,10 +18,10 @@ import (
 // took in those moments it should not keep.
 //
 // With 100 idle peers 70 MiB are live, and after a start with Go's default, to double the heap between two collections,
-// 200 MiB were resident. With 30 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
+// 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
 // a heap is a million and a half small objects. In a large heap that would be too dear when a full table comes and goes.
 const (
-	smallHeap, smallPercent = 128 << 20, 30 // live bytes, GOGC
+	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 100
 )
 

@@ -34,7 +34,7 @@ func TestMemoryIsReturnedWhenQuiet(t *testing.T) {
 		}
 		m.step(time.Unix(0, 0).Add(at))
 	}
-	want := []string{"0s: 30 %", "35s: trim", "1m35s: trim", "6m0s: 65 %", "6m20s: trim", "10m0s: 100 %"}
+	want := []string{"0s: 25 %", "35s: trim", "1m35s: trim", "6m0s: 62 %", "6m20s: trim", "10m0s: 100 %"}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}
