@@ -25,7 +25,7 @@ func TestMain(m *testing.M) {
 			os.Exit(1)
 		}
 	}
-	testscript.Main(m, map[string]func(){"sitewire": main, nobodyCommand: demoAsNobody})
+	testscript.Main(m, map[string]func(){"sitewire": main, nobodyCommand: demoAsNobody, "grafana-server": fakeGrafana})
 }
 
 func TestScripts(t *testing.T) {

@@ -18,7 +18,7 @@ import (
 const demoTime = 55 * time.Second
 
 func newDemo(a *app) *cobra.Command {
-	var once, keep bool
+	var o demoOptions
 	cmd := &cobra.Command{
 		Use:   "demo",
 		Short: "Three sites in network namespaces on this machine: see it work, then try it",
@@ -28,17 +28,19 @@ machine changes, and all of it vanishes when the demo ends, however it ends. Roo
 It brings the tunnels, sessions and routes up, pings between all LANs, cuts one tunnel, shows the traffic moving to the
 other path and how long that took, heals it, and then gives you a shell (on a terminal) or waits for Ctrl-C.
 
-With --once it ends there with a verdict: exit code 0 if all worked, 1 if not.`,
+With --once it ends there with a verdict: exit code 0 if all worked, 1 if not.
+
+With --observe a Prometheus inside, with sitewire's alerting rules, scrapes the gateways, and can be looked at from a
+browser on this machine; so can Grafana with the dashboards, if it is installed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := demoPossible(); err != nil {
 				return err
 			}
-			return a.runDemo(cmd.Context(), once, keep)
+			return a.runDemo(cmd.Context(), o)
 		},
 	}
-	cmd.Flags().BoolVar(&once, "once", false, "end with a verdict when the tour is over")
-	cmd.Flags().BoolVar(&keep, "keep", false, "leave configurations and logs in a directory, and print its name")
+	o.flags(cmd)
 	cmd.AddCommand(newDemoIn())
 	return cmd
 }
@@ -55,16 +57,20 @@ func demoPossible() error {
 }
 
 // runDemo builds the sites, gives the tour and stays until it is told to go.
-func (a *app) runDemo(ctx context.Context, once, keep bool) (err error) {
+func (a *app) runDemo(ctx context.Context, o demoOptions) (err error) {
 	p := a.paint()
 	say := &narrator{errWriter: errWriter{w: a.stdout}, p: p, start: time.Now()}
-	lab, err := newDemoLab()
+	listeners, err := takeListeners()
+	if err != nil {
+		return err
+	}
+	lab, err := newDemoLab(o.observe)
 	if err != nil {
 		return err
 	}
 	defer func() {
 		lab.stop()
-		if keep {
+		if o.keep {
 			dir, kept := lab.keep()
 			if err = errors.Join(err, kept); kept == nil {
 				fmt.Fprintln(a.stderr, "configurations and logs are in", dir)
@@ -75,6 +81,11 @@ func (a *app) runDemo(ctx context.Context, once, keep bool) (err error) {
 	if err := lab.startGateways(); err != nil {
 		return err
 	}
+	if o.observe {
+		if err := lab.startObserving(listeners); err != nil {
+			return err
+		}
+	}
 	tour, cancel := context.WithTimeout(ctx, demoTime)
 	defer cancel()
 	tour, forget := lab.alive(tour)
@@ -84,17 +95,17 @@ func (a *app) runDemo(ctx context.Context, once, keep bool) (err error) {
 			return errors.New("interrupted")
 		}
 		lab.printLogs(a.stderr)
-		if !once && isTerminal(a.stdin) {
+		if !o.once && isTerminal(a.stdin) {
 			// Whoever watches may want to look around; the verdict stays.
 			fmt.Fprintln(a.stderr, "sitewire: demo:", err)
 			return errors.Join(silently(exitFailure), a.demoShell(lab))
 		}
 		return fmt.Errorf("demo: %w", err)
 	}
-	if once {
+	if o.once {
 		return say.err
 	}
-	say.printf("\n%s", demoHints(p, isTerminal(a.stdin)))
+	say.printf("\n%s", lab.hints(p, isTerminal(a.stdin)))
 	if say.err != nil {
 		return say.err
 	}
@@ -144,11 +155,15 @@ func (l *demoLab) picture(p painter) string {
 	return s + b.String()
 }
 
-func demoHints(p painter, shell bool) string {
-	if !shell {
-		return "The sites stay up until Ctrl-C (SIGINT). On a terminal you would get a shell to look around.\n"
+func (l *demoLab) hints(p painter, shell bool) string {
+	where := ""
+	if l.observer != nil {
+		where = l.observer.where(p) + "\n"
 	}
-	return p.paint(bold, "Now you.") + ` The name of a site runs a command there; alone it opens a shell there:
+	if !shell {
+		return where + "The sites stay up until Ctrl-C (SIGINT). On a terminal you would get a shell to look around.\n"
+	}
+	return where + p.paint(bold, "Now you.") + ` The name of a site runs a command there; alone it opens a shell there:
 
   fra sitewire status                    health, tunnels, sessions
   fra sitewire explain 172.20.2.10       how packets get there, and why
@@ -164,22 +179,30 @@ Leave with exit or Ctrl-D: everything vanishes.
 `
 }
 
-// keepDir copies what files a site has to a directory that outlives the demo.
+// keep copies the processes' logs and what files the sites and the observer have to a directory that outlives the demo.
 func (l *demoLab) keep() (string, error) {
 	dir, err := os.MkdirTemp("", "sitewire-demo-")
 	if err != nil {
 		return "", err
 	}
+	files := map[string]string{} // from where, by name there
 	for _, s := range l.sites {
-		for from, to := range map[string]string{"sitewire.yaml": s.name + ".yaml", "log": s.name + ".log"} {
-			b, err := os.ReadFile(filepath.Join(s.dir(), from))
-			if err == nil {
-				err = os.WriteFile(filepath.Join(dir, to), b, 0o600)
-			}
-			if err != nil && !errors.Is(err, os.ErrNotExist) {
-				return dir, err
-			}
+		files[s.name+".yaml"] = filepath.Join(s.dir(), "sitewire.yaml")
+	}
+	for _, p := range l.processes {
+		files[p.name+".log"] = p.log
+	}
+	for to, from := range files {
+		b, err := os.ReadFile(from)
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, to), b, 0o600)
 		}
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return dir, err
+		}
+	}
+	if l.observer != nil {
+		return dir, os.CopyFS(filepath.Join(dir, "observer"), os.DirFS(l.observer.dir))
 	}
 	return dir, nil
 }

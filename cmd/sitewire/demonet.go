@@ -2,18 +2,13 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"text/template"
-	"time"
 
 	"sitewire/gateway/wg"
 	"sitewire/topologies/netns"
@@ -21,10 +16,12 @@ import (
 
 // demoLab is three sites around an internet. It is owned by the goroutine that runs the demo.
 type demoLab struct {
-	internet *netns.NS
-	sites    []*demoSite
-	links    []*demoLink
-	bin      string // directory of commands that is visible in all namespaces
+	internet  *netns.NS
+	sites     []*demoSite
+	links     []*demoLink
+	bin       string        // directory of commands that is visible in all namespaces
+	observer  *demoObserver // nil unless asked for
+	processes []*demoProcess
 }
 
 // demoLink is the path through the internet between two sites: a network of its own, so that it can be cut alone.
@@ -46,7 +43,7 @@ func (k *demoLink) other(s *demoSite) *demoSite {
 	return k.a
 }
 
-// demoSite is a gateway, a host on its LAN, and the gateway's process.
+// demoSite is a gateway and a host on its LAN.
 type demoSite struct {
 	name       string
 	number     int // 1, 2, 3: a part of all its addresses
@@ -55,10 +52,7 @@ type demoSite struct {
 	lan4, lan6 netip.Prefix
 	announce6  netip.Prefix
 	gw, lan    *netns.NS
-	cmd        *exec.Cmd
-	log        *os.File
-	ended      chan struct{} // closed when the process has ended; then err says how
-	err        error
+	metrics    netip.AddrPort // where the gateway is scraped, if somebody observes
 }
 
 // demoBasePort is the first WireGuard port: the tunnel to site n is at demoBasePort + n.
@@ -82,7 +76,7 @@ func hostOf(p netip.Prefix, n byte) netip.Addr {
 }
 
 // newDemoLab makes namespaces, cables and configurations. Everything goes away with this process.
-func newDemoLab() (*demoLab, error) {
+func newDemoLab(observe bool) (*demoLab, error) {
 	l := &demoLab{}
 	var err error
 	if l.internet, err = netns.New("internet"); err != nil {
@@ -96,7 +90,6 @@ func newDemoLab() (*demoLab, error) {
 			lan4:      netip.MustParsePrefix(fmt.Sprintf("172.20.%d.0/24", n)),
 			lan6:      netip.MustParsePrefix(fmt.Sprintf("fd42:%d::/64", n)),
 			announce6: netip.MustParsePrefix(fmt.Sprintf("fd42:%d::/48", n)),
-			ended:     make(chan struct{}),
 		}
 		if s.key, err = wg.NewPrivateKey(); err != nil {
 			return nil, err
@@ -114,6 +107,11 @@ func newDemoLab() (*demoLab, error) {
 	}
 	for _, k := range l.links {
 		if err := k.wire(l.internet); err != nil {
+			return nil, err
+		}
+	}
+	if observe {
+		if err := l.addObserver(); err != nil {
 			return nil, err
 		}
 	}
@@ -173,7 +171,9 @@ router_id: {{.RouterID}}
 announce: [{{.LAN4}}, {{.LAN6}}]
 wireguard:
   private_key: ${file:/run/sitewire/private.key}
-  backend: userspace
+  backend: userspace{{if .Observed}}
+metrics:
+  listen: {{.Metrics}}{{end}}
 bgp:
   hold_time: 3s            # the demo must not wait 90 s for a dead neighbour
   keepalive: 1s
@@ -205,7 +205,9 @@ func (s *demoSite) writeConfig(links []*demoLink) error {
 		LAN4, LAN6       netip.Prefix
 		Source4, Source6 netip.Addr
 		Peers            []peerData
-	}{s.name, s.asn, hostOf(s.lan4, 1), s.lan4, s.announce6, hostOf(s.lan4, 1), hostOf(s.lan6, 1), nil}
+		Observed         bool
+		Metrics          netip.AddrPort
+	}{s.name, s.asn, hostOf(s.lan4, 1), s.lan4, s.announce6, hostOf(s.lan4, 1), hostOf(s.lan6, 1), nil, s.metrics.IsValid(), s.metrics}
 	for _, k := range links {
 		if k.a == s || k.b == s {
 			o := k.other(s)
@@ -230,92 +232,16 @@ func (s *demoSite) writeConfig(links []*demoLink) error {
 // startGateways starts `sitewire run` at each site.
 func (l *demoLab) startGateways() error {
 	for _, s := range l.sites {
-		log, err := os.OpenFile(filepath.Join(s.dir(), "log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+		// The gateway outlives an interrupted tour: stop ends it.
+		cmd := s.gw.Command(context.Background(), filepath.Join(l.bin, "sitewire"), "run", "--config", "/run/sitewire/sitewire.yaml")
+		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=", socketEnv+"=")
+		p, err := l.launch(s.name, cmd, filepath.Join(s.dir(), "log"))
 		if err != nil {
 			return err
 		}
-		s.log = log
-		// The gateway outlives an interrupted tour: stop ends it.
-		s.cmd = s.gw.Command(context.Background(), filepath.Join(l.bin, "sitewire"), "run", "--config", "/run/sitewire/sitewire.yaml")
-		s.cmd.Stdout, s.cmd.Stderr = log, log
-		s.cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=", socketEnv+"=")
-		if err := s.cmd.Start(); err != nil {
-			return fmt.Errorf("gateway of %s: %w", s.name, err)
-		}
-		go func() {
-			s.err = s.cmd.Wait()
-			close(s.ended)
-		}()
+		p.site = true
 	}
 	return nil
-}
-
-// dead names a gateway that has ended.
-func (l *demoLab) dead() error {
-	for _, s := range l.sites {
-		select {
-		case <-s.ended:
-			return fmt.Errorf("the gateway of %s has ended: %w", s.name, cmp.Or(s.err, errors.New("exit status 0")))
-		default:
-		}
-	}
-	return nil
-}
-
-// alive returns a context that ends when a gateway does.
-func (l *demoLab) alive(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	for _, s := range l.sites {
-		go func() {
-			select {
-			case <-s.ended:
-				cancel(l.dead())
-			case <-ctx.Done():
-			}
-		}()
-	}
-	return ctx, func() { cancel(nil) }
-}
-
-// stop asks the gateways to end and waits a moment; what does not end is killed with the lab.
-func (l *demoLab) stop() {
-	patience := time.After(5 * time.Second)
-	for _, s := range l.sites {
-		if s.cmd != nil && s.cmd.Process != nil {
-			_ = s.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
-		}
-	}
-	for _, s := range l.sites {
-		if s.cmd == nil || s.cmd.Process == nil {
-			continue
-		}
-		select {
-		case <-s.ended:
-		case <-patience:
-		}
-		s.log.Close()
-	}
-}
-
-// printLogs prints the last lines of each gateway's log.
-func (l *demoLab) printLogs(w io.Writer) {
-	const lines = 15
-	for _, s := range l.sites {
-		b, err := os.ReadFile(filepath.Join(s.dir(), "log"))
-		if err != nil {
-			continue
-		}
-		all := bytes.Split(bytes.TrimSpace(b), []byte("\n"))
-		fmt.Fprintf(w, "--- last words of the gateway of %s ---\n%s\n", s.name, bytes.Join(all[max(0, len(all)-lines):], []byte("\n")))
-	}
-}
-
-// wait keeps the sites up until the context ends or a gateway does.
-func (l *demoLab) wait(ctx context.Context) error {
-	alive, cancel := l.alive(ctx)
-	defer cancel()
-	<-alive.Done()
-	return l.dead()
 }
 
 // cut drops all packets of a path, silently: no link goes down and no ICMP error tells the ends.

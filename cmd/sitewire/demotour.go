@@ -14,7 +14,7 @@ import (
 
 // tour shows what the sites can do, and returns an error as soon as something does not work.
 func (l *demoLab) tour(ctx context.Context, say *narrator) error {
-	for _, f := range []func(context.Context, *narrator) error{l.bringUp, l.pingAll, l.breakOne} {
+	for _, f := range []func(context.Context, *narrator) error{l.bringUp, l.watch, l.pingAll, l.breakOne, l.witness} {
 		if err := f(ctx, say); err != nil {
 			return err
 		}

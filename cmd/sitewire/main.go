@@ -41,6 +41,11 @@ func enterLab(args []string) error {
 	if !demo && !netns.Inside() {
 		return nil
 	}
+	if !netns.Inside() {
+		if err := handInListeners(args[2:]); err != nil {
+			return err
+		}
+	}
 	err := netns.Enter()
 	if _, ok := errors.AsType[*netns.Unavailable](err); ok {
 		return nil

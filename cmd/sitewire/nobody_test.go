@@ -57,13 +57,13 @@ func TestDemoSaysWhatIsMissing(t *testing.T) {
 	}
 }
 
-// demoUnprivileged runs `sitewire demo --once` as nobody, with a TUN device of this mode.
-func demoUnprivileged(t *testing.T, mode string) (stdout, stderr string, code int) {
+// demoUnprivileged runs `sitewire demo --once` as nobody, with a TUN device of this mode and more flags.
+func demoUnprivileged(t *testing.T, mode string, more ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	need(t, map[string]func() error{"root": isRoot, "namespaces": netns.Usable, "tun": netns.UsableTUN})
 	runtime.LockOSThread() // a death signal is about the thread that starts the process
 	defer runtime.UnlockOSThread()
-	cmd := self(t.Context(), mode)
+	cmd := self(t.Context(), append([]string{mode}, more...)...)
 	cmd.Args[0] = nobodyCommand
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS, Pdeathsig: syscall.SIGKILL}
 	var out, errs strings.Builder
@@ -138,7 +138,8 @@ func demoAsNobody() {
 caps=$(sed -n 's/^CapEff:[^0-9a-f]*//p' /proc/self/status)
 [ "$caps" = 0000000000000000 ] && caps=none
 echo "uid $(id -u), capabilities $caps"
-exec /dev/net/sitewire demo --once`)
+exec /dev/net/sitewire demo --once "$@"`, "sh")
+	cmd.Args = append(cmd.Args, os.Args[2:]...)
 	cmd.Dir, cmd.Env = "/", []string{"PATH=" + os.Getenv("PATH"), "HOME=/", "TERM=dumb"}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}, Pdeathsig: syscall.SIGKILL}
