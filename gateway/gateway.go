@@ -488,8 +488,8 @@ func restartRequired(old, cfg *config.Config) (out []string) {
 	if old.Socket != cfg.Socket {
 		out = append(out, "socket")
 	}
-	if old.Metrics.Listen != cfg.Metrics.Listen {
-		out = append(out, "metrics.listen")
+	if old.Metrics != cfg.Metrics {
+		out = append(out, "metrics.listen and web_config")
 	}
 	if old.WireGuard.Backend != cfg.WireGuard.Backend {
 		out = append(out, "wireguard.backend")

@@ -4,20 +4,28 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 )
 
 // docsIntro is the part of docs/metrics.md that no descriptor can tell.
-const docsIntro = `# Metrics
+var docsIntro = `# Metrics
 
 <!-- Made from the descriptors by: go test ./metrics -run TestDocs -update -->
 
 sitewire serves Prometheus metrics at ` + "`http://" + DefaultListen + "/metrics`" + `, on loopback unless configured otherwise, in the
 text formats of Prometheus and OpenMetrics. They tell who your peers are: let only your monitoring reach them.
 
-A scrape reads what the daemon knows already. It asks neither the kernel nor BGP for anything, so scraping more often
-costs a little CPU time and disturbs nothing. At most four scrapes run at a time; further ones get status 503.
+A scrape reads what the daemon knows already. It asks neither the kernel nor BGP for anything and holds no lock, so scraping
+more often costs a little CPU time and disturbs nothing. However many readers there are:
+
+- Scrapes at the same time share one page. A page that several asked for is given to those who come a little later too, for
+  three times as long as it took to make: milliseconds. A single reader always gets a new one.
+- ` + strconv.Itoa(maxRequests) + ` scrapes are served at a time (` + strconv.Itoa(maxLibraryRequests) + ` in the formats other than text, ` +
+	strconv.Itoa(maxChoiceRequests) + ` with ` + "`name[]`" + `); further ones wait for up to 8 s and
+  then get status 503.
+- A reader has 10 s to take its page. One that takes longer than 2 s is cut if somebody waits for what it holds.
 
 What you can rely on:
 
@@ -39,6 +47,50 @@ all others it is the same as ` + "`peer`" + `.
 
 The metrics of the Go runtime (` + "`go_*`" + `), of the process (` + "`process_*`" + `) and of the exporter's own HTTP handler
 (` + "`promhttp_*`" + `) are there too.
+
+## TLS and passwords
+
+Before metrics leave the machine, let them ask who reads. The file is the one that all of Prometheus' exporters take
+([its format](https://github.com/prometheus/exporter-toolkit/blob/master/docs/web-configuration.md)); sitewire's
+configuration names it, and ` + "`sitewire check`" + ` checks it with everything else:
+
+` + "```yaml" + `
+# /etc/sitewire/sitewire.yaml
+metrics:
+  listen: 10.0.0.1:9587
+  web_config: web.yaml       # beside this file
+` + "```" + `
+` + "```yaml" + `
+# /etc/sitewire/web.yaml
+tls_server_config:
+  cert_file: tls.crt         # beside this file; with the intermediate certificates, if there are any
+  key_file: tls.key
+basic_auth_users:
+  prometheus: "$2y$10$..."   # htpasswd -nBC 10 prometheus
+` + "```" + `
+` + "```yaml" + `
+# prometheus.yml
+scrape_configs:
+  - job_name: sitewire
+    scheme: https
+    tls_config:
+      ca_file: /etc/prometheus/sitewire-ca.crt
+    basic_auth:
+      username: prometheus
+      password_file: /etc/prometheus/sitewire.password
+    static_configs:
+      - targets: [10.0.0.1:9587]
+` + "```" + `
+
+- The user that sitewire runs as must be able to read all three files; the key and the hashes are nobody else's business
+  (` + "`chmod 600`" + `).
+- Passwords, headers and certificates are read again for each request and each handshake: renew them in place, by renaming
+  the new file over the old one. Whether there is TLS at all, and the rate limit, are settled at the start; so are
+  ` + "`listen` and `web_config`" + ` themselves, whose change ` + "`reload`" + ` refuses.
+- A file that turns bad while sitewire runs lets nobody in: status 500 and a line in the log, once a minute. At the start it is
+  a mistake in the configuration like any other.
+- Checking a password is made to cost time (` + "`-C 10`" + `: a twentieth of a second of one core, one password after the other), so
+  what was checked is remembered. Where strangers reach the port, add ` + "`rate_limit`" + ` or ask for certificates (` + "`client_auth_type: RequireAndVerifyClientCert`" + `).
 `
 
 // labelDocs explains every label and its values.

@@ -2,28 +2,29 @@ package metrics
 
 import (
 	"bytes"
-	"compress/gzip"
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
 	"maps"
 	"mime"
 	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/prometheus/common/expfmt"
 )
 
-const (
-	// maxScrapes is how many may run at a time.
-	maxScrapes = 4
-	// scrapeTimeout is below Prometheus' usual timeout of 10 s.
-	scrapeTimeout = 8 * time.Second
-)
+// scrapeTimeout is how long a request waits for its page. It is below Prometheus' usual timeout of 10 s.
+const scrapeTimeout = 8 * time.Second
 
 // HandlerOptions for Handler.
 type HandlerOptions struct {
@@ -36,8 +37,9 @@ type HandlerOptions struct {
 // Handler serves /metrics, with the Go runtime's and the process' own metrics besides the collector's, and a landing
 // page that links to it. It fails only if the collector's metrics contradict each other.
 func Handler(o HandlerOptions) (http.Handler, error) {
-	h := &scrapeHandler{collector: o.Collector, slots: make(chan struct{}, maxScrapes), log: o.Log}
-	h.pages.New = func() any { return new(page) }
+	h := &scrapeHandler{collector: o.Collector, log: o.Log}
+	h.pages = newPages(h.render, o.Log)
+	h.drafts.New = func() any { return new(draft) }
 	process, ours := prometheus.NewRegistry(), prometheus.NewRegistry()
 	for _, c := range []prometheus.Collector{collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})} {
 		if err := process.Register(c); err != nil {
@@ -53,11 +55,10 @@ func Handler(o HandlerOptions) (http.Handler, error) {
 		Registry:          process,
 		EnableOpenMetrics: true,
 		ProcessStartTime:  o.Started,
+		// Of the whole page, and here.
+		DisableCompression: true,
 	}
-	plain := opts
-	plain.DisableCompression = true
-	h.process = promhttp.HandlerFor(process, plain)
-	opts.Timeout = scrapeTimeout
+	h.process = promhttp.HandlerFor(process, opts)
 	h.all = promhttp.HandlerFor(prometheus.Gatherers{process, ours}, opts)
 
 	mux := http.NewServeMux()
@@ -83,19 +84,19 @@ func (l scrapeLog) Println(v ...any) {
 }
 
 // scrapeHandler serves /metrics. The client library negotiates the format and writes the metrics of the process. Ours are written here if
-// that format is a text format that package text has; for any other, and for a choice of metrics (name[]), the client library does it all.
+// that format is a text format that package text has; for any other the client library does it all.
 type scrapeHandler struct {
 	collector    *Collector
 	process, all http.Handler
-	slots        chan struct{}
-	pages        sync.Pool // of *page
+	pages        *pages
+	drafts       sync.Pool // of *draft
 	log          *slog.Logger
 }
 
-// page is what one scrape needs, kept for the next.
-type page struct {
+// draft is the memory that a rendering needs besides the page's, kept for the next.
+type draft struct {
 	text    text
-	process response
+	library bytes.Buffer // what the client library writes
 	zip     *gzip.Writer
 }
 
@@ -103,7 +104,11 @@ type page struct {
 type response struct {
 	header http.Header
 	status int
-	body   bytes.Buffer
+	body   *bytes.Buffer
+}
+
+func newResponse(body *bytes.Buffer) *response {
+	return &response{header: http.Header{}, status: http.StatusOK, body: body}
 }
 
 func (r *response) Header() http.Header         { return r.header }
@@ -111,72 +116,91 @@ func (r *response) WriteHeader(status int)      { r.status = status }
 func (r *response) Write(b []byte) (int, error) { return r.body.Write(b) }
 
 func (h *scrapeHandler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	select {
-	case h.slots <- struct{}{}:
-		defer func() { <-h.slots }()
-	default:
-		http.Error(w, fmt.Sprintf("%d scrapes are running, try again later.", maxScrapes), http.StatusServiceUnavailable)
+	ctx, cancel := context.WithTimeout(r.Context(), scrapeTimeout)
+	defer cancel()
+	key := pageKey{
+		format: expfmt.NegotiateAccept(r.Header, expfmt.DefaultOpenMetricsAcceptedFormats()...),
+		gzip:   acceptsGzip(r.Header),
+	}
+	if names := r.URL.Query()["name[]"]; len(names) > 0 {
+		key.names = strings.Join(slices.Compact(slices.Sorted(slices.Values(names))), "\n")
+	}
+	p, release, err := h.pages.get(ctx, key, r.Header.Values("Accept"))
+	if err != nil {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "Too many scrapes at a time, try again later.", http.StatusServiceUnavailable)
 		return
 	}
-	p := h.pages.Get().(*page)
-	defer h.pages.Put(p)
-	p.process.header, p.process.status = http.Header{}, http.StatusOK
-	p.process.body.Reset()
-	h.process.ServeHTTP(&p.process, r)
-	d, ok := dialectOf(p.process.header.Get("Content-Type"))
-	if !ok || p.process.status != http.StatusOK || r.URL.Query().Has("name[]") {
-		h.all.ServeHTTP(w, r)
-		return
-	}
-	p.text.reset(d, len(h.collector.metrics))
-	h.collector.collect(&emitter{text: &p.text})
-
-	header := w.Header()
-	maps.Copy(header, p.process.header)
-	header.Add("Vary", "Accept-Encoding")
-	var out io.Writer = w
-	if acceptsGzip(r.Header) {
-		header.Set("Content-Encoding", "gzip")
-		if p.zip == nil {
-			p.zip, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // it fails for unknown levels only
-		}
-		p.zip.Reset(w)
-		out = p.zip
-	}
-	err := p.write(out, h.collector.byName)
-	if out == p.zip && err == nil {
-		err = p.zip.Close()
-	}
+	maps.Copy(w.Header(), p.header)
+	err = p.send(w)
+	release(err == nil)
 	if err != nil && r.Context().Err() == nil {
 		h.log.Debug("scrape not sent", "error", err)
 	}
 }
 
+// render makes a page.
+func (h *scrapeHandler) render(p *page) {
+	d := h.drafts.Get().(*draft)
+	defer h.drafts.Put(d)
+	var out io.Writer = p.body
+	if p.key.gzip {
+		if d.zip == nil {
+			d.zip, _ = gzip.NewWriterLevel(nil, gzip.BestSpeed) // it fails for unknown levels only
+		}
+		d.zip.Reset(p.body)
+		out = d.zip
+	}
+	var query url.Values
+	var wanted map[string]bool
+	if p.key.names != "" {
+		query, wanted = url.Values{"name[]": strings.Split(p.key.names, "\n")}, map[string]bool{}
+		for _, name := range query["name[]"] {
+			wanted[name] = true
+		}
+	}
+	by := h.process
+	dialect, ours := dialectOf(string(p.key.format))
+	if !ours {
+		by = h.all
+	}
+	d.library.Reset()
+	answer := newResponse(&d.library)
+	by.ServeHTTP(answer, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/metrics", RawQuery: query.Encode()}, Header: http.Header{"Accept": p.accept}})
+	if ours {
+		d.text.reset(dialect, len(h.collector.metrics))
+		h.collector.collect(&emitter{text: &d.text})
+		d.write(out, h.collector.byName, wanted)
+	} else {
+		_, _ = out.Write(d.library.Bytes()) // to memory, which does not fail
+	}
+	if d.zip != nil && out == d.zip {
+		_ = d.zip.Close()
+		answer.header.Set("Content-Encoding", "gzip")
+	}
+	answer.header.Add("Vary", "Accept-Encoding")
+	answer.header.Set("Content-Length", strconv.Itoa(p.body.Len()))
+	p.header, p.status = answer.header, answer.status
+}
+
 // eof is the last line of an OpenMetrics exposition.
 const eof = "# EOF\n"
 
-// write writes the exposition, families in the order of their names: the process' begin with go_, process_ and promhttp_.
-func (p *page) write(w io.Writer, byName []*metric) error {
-	if _, err := w.Write(bytes.TrimSuffix(p.process.body.Bytes(), []byte(eof))); err != nil {
-		return err
-	}
+// write writes the exposition to memory, families in the order of their names: the process' begin with go_, process_ and promhttp_. If
+// wanted is not nil, only these are written.
+func (d *draft) write(w io.Writer, byName []*metric, wanted map[string]bool) {
+	_, _ = w.Write(bytes.TrimSuffix(d.library.Bytes(), []byte(eof)))
 	for _, m := range byName {
-		samples := p.text.samples[m.index]
-		if len(samples) == 0 {
+		samples := d.text.samples[m.index]
+		if len(samples) == 0 || wanted != nil && !wanted[m.Name] {
 			continue
 		}
-		if _, err := io.WriteString(w, m.head[p.text.dialect]); err != nil {
-			return err
-		}
-		if _, err := w.Write(samples); err != nil {
-			return err
-		}
+		_, _ = io.WriteString(w, m.head[d.text.dialect])
+		_, _ = w.Write(samples)
 	}
-	if p.text.dialect != openMetrics {
-		return nil
+	if d.text.dialect == openMetrics {
+		_, _ = io.WriteString(w, eof)
 	}
-	_, err := io.WriteString(w, eof)
-	return err
 }
 
 // dialectOf names the dialect of a content type that the client library chose.

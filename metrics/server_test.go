@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -99,57 +98,6 @@ func TestServer(t *testing.T) {
 	defer post.Body.Close()
 	if post.StatusCode != http.StatusMethodNotAllowed {
 		t.Errorf("POST: %s", post.Status)
-	}
-}
-
-// More scrapes than there are slots are turned away at once, and the slots come back.
-func TestScrapesInFlight(t *testing.T) {
-	f := gateway()
-	src := f.source()
-	entered, release := make(chan struct{}, maxScrapes), make(chan struct{})
-	var blocked atomic.Bool
-	blocked.Store(true)
-	src.Process = func() Process {
-		if blocked.Load() {
-			entered <- struct{}{}
-			<-release
-		}
-		return f.process
-	}
-	h, err := Handler(HandlerOptions{
-		Collector: NewCollector(CollectorOptions{Source: src, Log: slog.New(slog.DiscardHandler)}), Log: slog.New(slog.DiscardHandler),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	base := "http://" + serve(t, server(t, h))
-	codes := make(chan int, maxScrapes+1)
-	for range maxScrapes + 1 {
-		go func() {
-			resp, err := http.Get(base + "/metrics")
-			if err != nil {
-				codes <- 0
-				return
-			}
-			resp.Body.Close()
-			codes <- resp.StatusCode
-		}()
-	}
-	<-entered
-	select { // one of them finds no slot while the others are held
-	case code := <-codes:
-		if code != http.StatusServiceUnavailable {
-			t.Errorf("scrape beyond the limit: %d", code)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("no scrape was turned away")
-	}
-	blocked.Store(false)
-	close(release)
-	for range maxScrapes {
-		if code := <-codes; code != http.StatusOK {
-			t.Errorf("scrape within the limit: %d", code)
-		}
 	}
 }
 

@@ -41,7 +41,7 @@ its place. Nothing else of the machine is looked at. The exit code is 5 if there
 			if len(args) > 0 {
 				path = args[0]
 			}
-			cfg, err := config.Load(path, config.Options{WithoutSecrets: noSecrets})
+			cfg, err := config.Load(path, config.Options{WithoutSecrets: noSecrets, WebConfig: checkWebConfig})
 			if out.json {
 				return a.printChecked(path, cfg, err)
 			}

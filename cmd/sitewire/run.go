@@ -34,7 +34,9 @@ Exit codes: 0 stopped, 1 failed (worth a restart), 77 a privilege is missing, 78
 restart does not help).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			load := func(path string) (*config.Config, error) { return config.Load(path, config.Options{}) }
+			load := func(path string) (*config.Config, error) {
+				return config.Load(path, config.Options{WebConfig: checkWebConfig})
+			}
 			cfg, err := load(path)
 			if err != nil {
 				return withCode(exitConfig, fmt.Errorf("%s is not valid:\n%w", path, err))

@@ -27,7 +27,13 @@ func (d *process) serveMetrics(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("handler: %w", err)
 	}
-	return metrics.NewServer(metrics.ServerOptions{Listen: d.cfg.Metrics.Listen, Handler: h, Log: log}).Run(ctx)
+	return metrics.NewServer(metrics.ServerOptions{Listen: d.cfg.Metrics.Listen, WebConfig: d.cfg.Metrics.WebConfig, Handler: h, Log: log}).Run(ctx)
+}
+
+// checkWebConfig checks the file of metrics.web_config for package config.
+func checkWebConfig(path string) (encrypted, authenticated bool, err error) {
+	s, err := metrics.CheckWebConfig(path)
+	return s.Encrypted, s.Authenticated, err
 }
 
 // processMetrics tells what runs here and under which configuration.

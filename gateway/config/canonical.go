@@ -47,6 +47,7 @@ func (c *Config) settings() []setting {
 	add("state_dir", c.StateDir)
 	add("socket", c.Socket)
 	add("metrics.listen", cmp.Or(c.Metrics.Listen, "off"))
+	add("metrics.web_config", c.Metrics.WebConfig)
 	w := c.WireGuard
 	add("wireguard.backend", string(w.Backend))
 	if !w.PrivateKey.IsZero() {

@@ -1,9 +1,10 @@
 package config
 
 import (
+	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
-	"strings"
 
 	"sitewire/gateway/wg"
 )
@@ -16,9 +17,7 @@ func (r *raw) check(d *decoder) {
 	r.checkAddresses(d)
 	r.checkPrefixes(d)
 	r.checkSessions(d)
-	if m := r.Metrics.Listen; m != "" && !strings.HasPrefix(m, "127.") && !strings.HasPrefix(m, "[::1]") && !strings.HasPrefix(m, "localhost:") {
-		d.warnf(d.at(&r.Metrics.Listen), "metrics are served without authentication on %s", m)
-	}
+	r.checkMetrics(d)
 	if r.Routes.Protocol != 83 {
 		if name, ok := foreignProtocols[r.Routes.Protocol]; ok {
 			d.errorf(d.at(&r.Routes.Protocol), "%d is the route protocol number of %s, whose routes would be taken for ours", r.Routes.Protocol, name)
@@ -31,6 +30,46 @@ var foreignProtocols = map[uint8]string{
 	8: "gated", 9: "router advertisements", 10: "mrtd", 11: "zebra", 12: "BIRD", 13: "dnrouted", 14: "xorp", 15: "ntk", 16: "DHCP clients",
 	17: "mrouted", 18: "keepalived", 42: "babeld", 99: "Open/R", 186: "FRR's bgpd", 187: "FRR's isisd", 188: "FRR's ospfd", 189: "FRR's ripd",
 	192: "FRR's eigrpd",
+}
+
+// checkMetrics reads the web configuration, if there is one and it can be read here, and warns of metrics that anybody may read.
+func (r *raw) checkMetrics(d *decoder) {
+	m := &r.Metrics
+	encrypted, authenticated := false, false
+	if m.WebConfig != "" {
+		at := d.at(&m.WebConfig)
+		if !filepath.IsAbs(m.WebConfig) {
+			m.WebConfig = filepath.Join(filepath.Dir(at.src.path), m.WebConfig)
+		}
+		if d.opts.WebConfig == nil || d.opts.WithoutSecrets {
+			return
+		}
+		var err error
+		if encrypted, authenticated, err = d.opts.WebConfig(m.WebConfig); err != nil {
+			d.hintf(at, "the format is in docs/metrics.md", "%s: %v", m.WebConfig, err)
+			return
+		}
+		if m.Listen == "" {
+			d.warnf(at, "metrics are off, so that web_config means nothing")
+			return
+		}
+		if authenticated && !encrypted {
+			d.warnf(at, "passwords for metrics cross the network in clear: give %s a tls_server_config", m.WebConfig)
+		}
+	}
+	if m.Listen != "" && !authenticated && !loopback(m.Listen) {
+		d.warnf(d.at(&m.Listen), "everybody who reaches %s may read the metrics, which name all peers: listen on loopback, or set metrics.web_config to a file with basic_auth_users", m.Listen)
+	}
+}
+
+// loopback tells whether only this host reaches an address to listen on.
+func loopback(listen string) bool {
+	host, _, err := net.SplitHostPort(listen)
+	if err != nil {
+		return false
+	}
+	a, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
 }
 
 func (r *raw) checkKeys(d *decoder) {

@@ -70,6 +70,8 @@ type Log struct {
 type Metrics struct {
 	// Listen is host:port; empty turns the listener off.
 	Listen string
+	// WebConfig is the path of the file that asks for TLS and passwords; empty is neither.
+	WebConfig string
 }
 
 // Backend names an implementation of WireGuard.

@@ -17,6 +17,9 @@ type Options struct {
 	// hold keys and passwords are not read. The Config is complete but for them, and for what follows from the own
 	// key; it must not be applied.
 	WithoutSecrets bool
+	// WebConfig checks the file of metrics.web_config: whether it asks for TLS and for authentication, and what is wrong with it, without
+	// quoting a secret. Nil leaves it unchecked.
+	WebConfig func(path string) (encrypted, authenticated bool, err error)
 }
 
 var (

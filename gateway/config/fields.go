@@ -112,6 +112,16 @@ func pathKind() kind[string] {
 	})
 }
 
+// relativePathKind is a path that may start at the directory of the file that it stands in.
+func relativePathKind() kind[string] {
+	return text("a path", pattern(`.`), func(s string) (string, error) {
+		if s == "" || len(s) > 4096 {
+			return "", errWant
+		}
+		return s, nil
+	})
+}
+
 func logObject() object[Log] {
 	return object[Log]{name: "log", fields: []field[Log]{
 		key("level", levelKind(), func(l *Log) *slog.Level { return &l.Level }, "info", "Least important message to log."),
@@ -123,6 +133,7 @@ func metricsObject() object[Metrics] {
 	listen := text("an address and port such as 127.0.0.1:9587, or off", schema{"anyOf": []any{schema{"enum": []any{"off", ""}}, pattern(`^.*:[0-9]{1,5}$`)}}, parseListen)
 	return object[Metrics]{name: "metrics", fields: []field[Metrics]{
 		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` does not listen."),
+		key("web_config", relativePathKind(), func(m *Metrics) *string { return &m.WebConfig }, "none", "File with TLS and passwords for /metrics, in the format of Prometheus' exporters (see [metrics](metrics.md)); relative to this file. It is read again for every scrape."),
 	}}
 }
 
