@@ -115,7 +115,7 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 		}
 		e, ok := b.from.in[routes.FamilyOf(prefix)].entries[prefix]
 		if b.hidden = !ok || e.reason != ""; !b.hidden {
-			change.Neighbour, change.NextHop, change.At = b.from.cfg.Name, b.from.nextHop(e.from.nextHop), e.at
+			change.Neighbour, change.NextHop = b.from.cfg.Name, b.from.nextHop(e.from.nextHop)
 		}
 	}
 	if b.hidden {

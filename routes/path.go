@@ -38,7 +38,7 @@ type BestChange struct {
 	NextHop   netip.Addr // as in Path
 	// Withdrawn removes the member. Otherwise it is added, or takes the place of the whole set if Replace.
 	Withdrawn, Replace bool
-	// At is when the change was decided, or the UPDATE read if that is known.
+	// At is when the change was decided. When the UPDATE behind it was read is in the Path.
 	At time.Time
 }
 
