@@ -4,5 +4,5 @@ import "embed"
 
 // Assets are the alerting rules, for whoever sets a Prometheus up.
 //
-//go:embed testdata/alerts.yaml
+//go:embed prometheus/sitewire.rules.yaml
 var Assets embed.FS

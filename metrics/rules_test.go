@@ -1,161 +1,214 @@
 package metrics
 
 import (
-	"fmt"
+	"maps"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/goccy/go-yaml"
 )
 
-// Every metric that the alerting rules look at exists.
-func TestAlertsHaveTheirMetrics(t *testing.T) {
-	// Metrics of parts that the daemon does not have yet.
-	absent := regexp.MustCompile(`^sitewire_(bfd_|rpki_|tunnel_probes_)`)
-	known := map[string]bool{}
-	for _, m := range Catalogue() {
-		known[m.Name] = true
-		if m.Kind == Histogram {
-			known[m.Name+"_bucket"] = true
-		}
-	}
-	rules, err := os.ReadFile("testdata/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	// Names of recorded series have the metric's name after a colon.
-	names := regexp.MustCompile(`(^|[^:\w])(sitewire_\w+)`)
-	seen := 0
-	for line := range strings.Lines(string(rules)) {
-		if strings.Contains(line, "description:") {
-			continue
-		}
-		for _, match := range names.FindAllStringSubmatch(line, -1) {
-			seen++
-			if !known[match[2]] && !absent.MatchString(match[2]) {
-				t.Errorf("%s: no such metric", match[2])
-			}
-			if known[match[2]] && absent.MatchString(match[2]) {
-				t.Errorf("%s exists by now: take it off the list of absent ones", match[2])
-			}
-		}
-	}
-	if seen < 40 {
-		t.Errorf("only %d metric names found in the rules", seen)
+// rulesFile is where the rules are, seen from this package.
+const rulesFile = "prometheus/sitewire.rules.yaml"
+
+// rule is a recording rule or an alert.
+type rule struct {
+	Record, Alert, Expr string
+	Labels, Annotations map[string]string
+}
+
+type ruleFile struct {
+	Groups []struct {
+		Name  string
+		Rules []rule
 	}
 }
 
-// The rules fire on what is really exported: they join on labels, and one label too many makes an alert silent. A peer
-// with two sessions must not break a join either, and losing one of them is a session that is down and not an isolated
-// site. Everything stands still, except for the series in moving.
-func TestAlertsFire(t *testing.T) {
-	tool := promtool(t)
-	moving := map[string]string{
-		`sitewire_reconcile_failures_total{trigger="periodic"}`:                                            "0+1x60",
-		`sitewire_reconcile_last_success_timestamp_seconds`:                                                "0x60",
-		`sitewire_reconcile_oldest_pending_timestamp_seconds`:                                              "1x60",
-		`sitewire_bgp_prefixes_received{family="ipv4",peer="nyc",session="nyc"}`:                           "95x60",
-		`sitewire_bgp_prefixes_accepted{family="ipv6",peer="osl",session="osl/ipv6"}`:                      "0x60",
-		`sitewire_bgp_prefixes_received{family="ipv4",peer="osl",session="osl/ipv4"}`:                      "5x10 0x50",
-		`sitewire_bgp_session_downs_total{peer="nyc",reason="reset",session="nyc"}`:                        "0+1x60",
-		`sitewire_drift_detected_total{kind="route_missing"}`:                                              "0+1x60",
-		`sitewire_tunnel_transmit_bytes_total{peer="osl"}`:                                                 "0+60000x60",
-		`sitewire_tunnel_endpoint_changes_total{peer="nyc"}`:                                               "0+1x60",
-		`sitewire_netlink_requests_total{operation="set_device",subsystem="wireguard"}`:                    "0+60x60",
-		`sitewire_netlink_errors_total{errno="EPERM",operation="set_device",subsystem="wireguard"}`:        "0+60x60",
-		`sitewire_netlink_overruns_total{subsystem="rtnetlink"}`:                                           "0+1x60",
-		`sitewire_collector_success{collector="kernel"}`:                                                   "0x60",
-		`sitewire_route_convergence_duration_seconds_bucket{family="ipv4",operation="announce",le="+Inf"}`: "0+60x60",
-	}
-	// Labels of the alerts that must fire after 50 minutes. Those not named here must not.
-	firing := map[string][]string{
-		"SitewireSiteIsolated":           {`site="fra"`},
-		"SitewireTunnelDown":             {`peer="new"`, `peer="osl"`},
-		"SitewireTunnelNeverUp":          {`peer="new"`},
-		"SitewireTunnelOneWay":           {`peer="osl"`},
-		"SitewireTunnelEndpointFlapping": {`peer="nyc"`},
-		"SitewireBGPSessionDown":         {`peer="core",session="core"`, `peer="osl",session="osl/ipv4"`},
-		"SitewireBGPSessionFlapping":     {`peer="nyc",session="nyc"`},
-		"SitewireBGPNoPrefixes":          {`family="ipv6",peer="osl",session="osl/ipv6"`},
-		"SitewireBGPPrefixLimitNear":     {`family="ipv4",peer="nyc",session="nyc"`},
-		"SitewireConvergenceSlow":        {``},
-		"SitewireSyncStuck":              {``},
-		"SitewireReconcileFailing":       {``},
-		"SitewireDriftRecurring":         {``},
-		"SitewireDriftUnresolved":        {``},
-		"SitewireAllowedIPsConflict":     {`device="sw-hub"`},
-		"SitewireNetlinkErrors":          {``},
-		"SitewireNetlinkOverrun":         {`subsystem="rtnetlink"`},
-		"SitewireConfigReloadFailed":     {``},
-		"SitewireCollectorFailing":       {`collector="kernel"`},
-	}
-
-	var b strings.Builder
-	b.WriteString("rule_files: [alerts.yaml]\nevaluation_interval: 1m\ntests:\n  - interval: 1m\n    input_series:\n")
-	for line := range strings.Lines(exposition(t, gateway().collector(t))) {
-		if strings.HasPrefix(line, "#") {
-			continue
-		}
-		i := strings.LastIndexByte(line, ' ')
-		series, values := line[:i], strings.TrimSpace(line[i+1:])+"x60"
-		if v, ok := moving[series]; ok {
-			values = v
-			delete(moving, series)
-		}
-		name, labels, _ := strings.Cut(series, "{")
-		fmt.Fprintf(&b, "      - {series: '%s{job=\"sitewire\",instance=\"a\",%s}', values: '%s'}\n", name, strings.TrimSuffix(labels, "}"), values)
-	}
-	for series := range moving {
-		t.Errorf("no such series: %s", series)
-	}
-	b.WriteString("    promql_expr_test:\n      - expr: 'sum without (severity, alertstate) (ALERTS{alertstate=\"firing\"})'\n        eval_time: 50m\n        exp_samples:\n")
-	for alert, all := range firing {
-		for _, labels := range all {
-			fmt.Fprintf(&b, "          - {labels: '{alertname=%q,job=\"sitewire\",instance=\"a\",%s}', value: 1}\n", alert, labels)
-		}
-	}
-
-	dir := t.TempDir()
-	rules, err := os.ReadFile("testdata/alerts.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, text := range map[string][]byte{"alerts.yaml": rules, "test.yaml": []byte(b.String())} {
-		if err := os.WriteFile(filepath.Join(dir, name), text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	cmd := exec.CommandContext(t.Context(), tool, "test", "rules", "test.yaml")
-	cmd.Dir = dir
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("promtool test rules: %v\n%s", err, out)
-	}
-}
-
-func TestPromtoolCheckMetrics(t *testing.T) {
-	cmd := exec.CommandContext(t.Context(), promtool(t), "check", "metrics")
-	cmd.Stdin = strings.NewReader(exposition(t, gateway().collector(t)))
-	if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
-		t.Errorf("promtool check metrics: %v\n%s", err, out)
-	}
-}
-
-// promtool returns the program's path. Its absence skips the test, in the form that all tests of this repository use.
-func promtool(t *testing.T) string {
+// allRules reads the rules as they are shipped.
+func allRules(t *testing.T) []rule {
 	t.Helper()
-	path, err := exec.LookPath("promtool")
-	if err == nil {
-		return path
+	var f ruleFile
+	decode(t, rulesFile, &f)
+	var all []rule
+	for _, g := range f.Groups {
+		all = append(all, g.Rules...)
 	}
-	reason := fmt.Sprintf("SKIP-REASON kind=program name=promtool fix=%q why=%q", "apt-get install prometheus", err)
-	for word := range strings.SplitSeq(os.Getenv("SITEWIRE_REQUIRE"), ",") {
-		if slices.Contains([]string{"all", "program", "promtool", "program:promtool"}, strings.TrimSpace(word)) {
-			t.Fatalf("SITEWIRE_REQUIRE names what is missing: %s", reason)
+	if len(all) < 40 {
+		t.Fatalf("only %d rules", len(all))
+	}
+	return all
+}
+
+// alerts of the rules, by name.
+func alerts(t *testing.T) map[string]rule {
+	t.Helper()
+	out := map[string]rule{}
+	for _, r := range allRules(t) {
+		if r.Alert == "" {
+			continue
+		}
+		if _, twice := out[r.Alert]; twice {
+			t.Errorf("%s twice", r.Alert)
+		}
+		out[r.Alert] = r
+	}
+	return out
+}
+
+func decode(t *testing.T, file string, v any) {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = yaml.Unmarshal(text, v)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", file, err)
+	}
+}
+
+// metricNames finds names of metrics in rules and prose. Names of recorded series have the metric's name after a colon, and a name that
+// ends in "_" is a family of names.
+var metricNames = regexp.MustCompile(`(?:^|[^:\w./-])(sitewire_[a-z0-9_]*[a-z0-9])(_?)`)
+
+// known are the names of series that the daemon exports, and of those that the rules record.
+func known(t *testing.T) map[string]bool {
+	t.Helper()
+	out := map[string]bool{}
+	for _, m := range Catalogue() {
+		out[m.Name] = true
+		if m.Kind == Histogram {
+			for _, suffix := range []string{"_bucket", "_sum", "_count"} {
+				out[m.Name+suffix] = true
+			}
 		}
 	}
-	t.Skip(reason)
-	return ""
+	return out
+}
+
+// notYet are metrics of parts that the daemon does not have yet.
+var notYet = regexp.MustCompile(`^sitewire_(bfd_|rpki_|tunnel_probe|tunnel_path_mtu|bgp_monitored_prefix_|bgp_tcp_|failover_|device_(receive|transmit))`)
+
+// Every metric that a rule looks at exists.
+func TestRulesHaveTheirMetrics(t *testing.T) {
+	exists, seen := known(t), 0
+	for _, r := range allRules(t) {
+		for _, match := range metricNames.FindAllStringSubmatch(r.Expr, -1) {
+			seen++
+			if name := match[1]; !exists[name] && !notYet.MatchString(name) {
+				t.Errorf("%s%s: there is no %s", r.Alert, r.Record, name)
+			}
+		}
+	}
+	if seen < 60 {
+		t.Errorf("only %d names of metrics found in the rules", seen)
+	}
+}
+
+func TestPromtoolCheck(t *testing.T) {
+	tool := promtool(t)
+	for _, args := range [][]string{
+		{"check", "rules", "--lint=all", "sitewire.rules.yaml"},
+		{"check", "config", "prometheus.example.yml"},
+		{"test", "rules", "sitewire.rules_test.yaml"},
+	} {
+		t.Run(strings.Join(args[:2], " "), func(t *testing.T) {
+			cmd := exec.CommandContext(t.Context(), tool, args...)
+			cmd.Dir = "prometheus"
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Errorf("promtool %s: %v\n%s", strings.Join(args, " "), err, out)
+			}
+		})
+	}
+}
+
+// ruleTest is what a case of the rules' own tests expects of an alert.
+type ruleTest struct {
+	Alertname string
+	ExpAlerts []struct {
+		ExpLabels map[string]string `yaml:"exp_labels"`
+	} `yaml:"exp_alerts"`
+}
+
+func ruleTests(t *testing.T) []ruleTest {
+	t.Helper()
+	var file struct {
+		Tests []struct {
+			AlertRuleTest []ruleTest `yaml:"alert_rule_test"`
+		}
+	}
+	decode(t, "prometheus/sitewire.rules_test.yaml", &file)
+	var all []ruleTest
+	for _, group := range file.Tests {
+		all = append(all, group.AlertRuleTest...)
+	}
+	return all
+}
+
+// Each alert is tested with series for which it fires, and at a moment at which it does not.
+func TestAlertsAreTested(t *testing.T) {
+	fires, silent := map[string]bool{}, map[string]bool{}
+	for _, c := range ruleTests(t) {
+		if len(c.ExpAlerts) > 0 {
+			fires[c.Alertname] = true
+		} else {
+			silent[c.Alertname] = true
+		}
+	}
+	for name := range alerts(t) {
+		if !fires[name] || !silent[name] {
+			t.Errorf("%s: tested firing %v, silent %v", name, fires[name], silent[name])
+		}
+	}
+}
+
+// What the example mutes exists, and the labels by which it does are on both alerts.
+func TestInhibitions(t *testing.T) {
+	var file struct {
+		InhibitRules []struct {
+			SourceMatchers []string `yaml:"source_matchers"`
+			TargetMatchers []string `yaml:"target_matchers"`
+			Equal          []string
+		} `yaml:"inhibit_rules"`
+	}
+	decode(t, "prometheus/alertmanager.example.yml", &file)
+	if len(file.InhibitRules) < 3 {
+		t.Fatalf("only %d rules", len(file.InhibitRules))
+	}
+	// Alertmanager takes two labels that are missing for equal ones, so both alerts must have them. The rules' tests know which labels an
+	// alert has.
+	labels := map[string]map[string]string{}
+	for _, c := range ruleTests(t) {
+		for _, a := range c.ExpAlerts {
+			labels[c.Alertname] = a.ExpLabels
+		}
+	}
+	matcher := regexp.MustCompile(`^alertname(=|=~|!=)"(.+)"$`)
+	for _, r := range file.InhibitRules {
+		for _, m := range slices.Concat(r.SourceMatchers, r.TargetMatchers) {
+			parts := matcher.FindStringSubmatch(m)
+			if parts == nil {
+				t.Errorf("%s: not understood", m)
+				continue
+			}
+			names := strings.Split(parts[2], "|")
+			if parts[2] == "Sitewire.+" {
+				names = slices.Collect(maps.Keys(labels))
+			}
+			for _, name := range names {
+				if labels[name] == nil {
+					t.Errorf("%s: there is no alert %s", m, name)
+					continue
+				}
+				for _, label := range r.Equal {
+					if labels[name][label] == "" {
+						t.Errorf("%s: %s does not have the label %s", m, name, label)
+					}
+				}
+			}
+		}
+	}
 }

@@ -83,7 +83,7 @@ func (l *demoLab) addObserver() error {
 var prometheusConfig = template.Must(template.New("prometheus.yml").Parse(`global:
   scrape_interval: 1s
   evaluation_interval: 2s
-rule_files: [testdata/*.yaml]
+rule_files: [prometheus/*.rules.yaml]
 scrape_configs:
   - job_name: sitewire
     static_configs:{{range .}}
