@@ -1,10 +1,11 @@
 // Package metrics exports what the daemon knows to Prometheus.
 //
 // Job: turn snapshots of tunnels, BGP sessions, routes and the process into metrics, and serve them over HTTP.
-// Owner: nobody; the Collector keeps no state between scrapes, the Handler only memory to reuse. LogCounter owns its counters, Server its
-// listener.
+// Owner: nobody; the Collector keeps no state between scrapes, the Handler only pages in use and memory to reuse.
+// LogCounter owns its counters, Server its listener.
 // Inputs: the functions of Source, which return immutable snapshots.
-// Outputs: /metrics in the Prometheus and OpenMetrics text formats; Catalogue for documentation and lint.
+// Outputs: /metrics in the Prometheus and OpenMetrics text formats and as protocol buffers; Catalogue for documentation
+// and lint.
 // Invariants: a scrape reads snapshots and makes no netlink or GoBGP call; names and labels are an interface, held by
 // golden tests; every configured peer has its series from the start; no secret, no endpoint (unless asked for) and no
 // learned prefix is ever a label.

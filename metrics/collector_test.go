@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"net/http/httptest"
 	"os"
 	"regexp"
@@ -244,38 +243,4 @@ func TestConfigHash(t *testing.T) {
 	if _, err := hash48("not hex"); err == nil {
 		t.Error("no error for a hash that is none")
 	}
-}
-
-// One scrape over HTTP's handler, as Prometheus makes it.
-func BenchmarkScrape(b *testing.B) {
-	for _, accept := range []string{"identity", "gzip"} {
-		for _, n := range []int{10, 100, 1000} {
-			b.Run(fmt.Sprintf("%s/peers=%d", accept, n), func(b *testing.B) {
-				h := handler(b, large(n))
-				b.ReportAllocs()
-				var bytes int
-				for b.Loop() {
-					w := &counter{header: http.Header{}}
-					r := httptest.NewRequest("GET", "/metrics", nil)
-					r.Header.Set("Accept-Encoding", accept)
-					h.ServeHTTP(w, r)
-					bytes = w.bytes
-				}
-				b.ReportMetric(float64(bytes), "B/scrape")
-			})
-		}
-	}
-}
-
-// counter is an http.ResponseWriter that only counts.
-type counter struct {
-	header http.Header
-	bytes  int
-}
-
-func (c *counter) Header() http.Header { return c.header }
-func (c *counter) WriteHeader(int)     {}
-func (c *counter) Write(b []byte) (int, error) {
-	c.bytes += len(b)
-	return len(b), nil
 }

@@ -15,14 +15,14 @@ var docsIntro = `# Metrics
 <!-- Made from the descriptors by: go test ./metrics -run TestDocs -update -->
 
 sitewire serves Prometheus metrics at ` + "`http://" + DefaultListen + "/metrics`" + `, on loopback unless configured otherwise, in the
-text formats of Prometheus and OpenMetrics. They tell who your peers are: let only your monitoring reach them.
+text formats of Prometheus and OpenMetrics and as protocol buffers. They tell who your peers are: let only your monitoring reach them.
 
 A scrape reads what the daemon knows already. It asks neither the kernel nor BGP for anything and holds no lock, so scraping
 more often costs a little CPU time and disturbs nothing. However many readers there are:
 
 - Scrapes at the same time share one page. A page that several asked for is given to those who come a little later too, for
   three times as long as it took to make: milliseconds. A single reader always gets a new one.
-- ` + strconv.Itoa(maxRequests) + ` scrapes are served at a time (` + strconv.Itoa(maxLibraryRequests) + ` in the formats other than text, ` +
+- ` + strconv.Itoa(maxRequests) + ` scrapes are served at a time (` + strconv.Itoa(maxLibraryRequests) + ` in other formats than those above, ` +
 	strconv.Itoa(maxChoiceRequests) + ` with ` + "`name[]`" + `); further ones wait for up to 8 s and
   then get status 503.
 - A reader has 10 s to take its page. One that takes longer than 2 s is cut if somebody waits for what it holds.

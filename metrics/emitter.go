@@ -7,11 +7,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// emitter hands on the samples of a scrape, as text or to the client library, and keeps the first error, which is about a label value that
-// is not UTF-8.
+// emitter hands on the samples of a scrape, as text, as protocol buffers or to the client library, and keeps the first error, which is about
+// a label value that is not UTF-8.
 type emitter struct {
-	text *text                    // either
-	ch   chan<- prometheus.Metric // or
+	text *text                    // one of them
+	wire *wire                    //
+	ch   chan<- prometheus.Metric //
 	err  error
 }
 
@@ -26,12 +27,24 @@ func (e *emitter) send(m prometheus.Metric, err error) {
 		e.fail(err)
 		return
 	}
+	if e.wire != nil {
+		if err := e.wire.add(m); err != nil {
+			e.fail(err)
+		}
+		return
+	}
 	e.ch <- m
 }
 
 func (e *emitter) sample(m *metric, v float64, labels []string) {
 	if e.text != nil {
 		if err := e.text.sample(m, v, labels); err != nil {
+			e.fail(err)
+		}
+		return
+	}
+	if e.wire != nil {
+		if err := e.wire.sample(m, v, labels); err != nil {
 			e.fail(err)
 		}
 		return

@@ -83,8 +83,8 @@ func (l scrapeLog) Println(v ...any) {
 	l.log.Warn("scrape failed", "error", fmt.Sprint(v...))
 }
 
-// scrapeHandler serves /metrics. The client library negotiates the format and writes the metrics of the process. Ours are written here if
-// that format is a text format that package text has; for any other the client library does it all.
+// scrapeHandler serves /metrics. The client library negotiates the format and writes the metrics of the process. Ours are written here in
+// the formats that Prometheus asks for; in any other the client library writes it all.
 type scrapeHandler struct {
 	collector    *Collector
 	process, all http.Handler
@@ -96,6 +96,7 @@ type scrapeHandler struct {
 // draft is the memory that a rendering needs besides the page's, kept for the next.
 type draft struct {
 	text    text
+	wire    wire
 	library bytes.Buffer // what the client library writes
 	zip     *gzip.Writer
 }
@@ -108,6 +109,7 @@ type response struct {
 }
 
 func newResponse(body *bytes.Buffer) *response {
+	body.Reset()
 	return &response{header: http.Header{}, status: http.StatusOK, body: body}
 }
 
@@ -159,19 +161,26 @@ func (h *scrapeHandler) render(p *page) {
 			wanted[name] = true
 		}
 	}
-	by := h.process
-	dialect, ours := dialectOf(string(p.key.format))
-	if !ours {
-		by = h.all
-	}
-	d.library.Reset()
+	form := formOf(string(p.key.format))
+	ask := &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/metrics", RawQuery: query.Encode()}, Header: http.Header{"Accept": p.accept}}
 	answer := newResponse(&d.library)
-	by.ServeHTTP(answer, &http.Request{Method: http.MethodGet, URL: &url.URL{Path: "/metrics", RawQuery: query.Encode()}, Header: http.Header{"Accept": p.accept}})
-	if ours {
-		d.text.reset(dialect, len(h.collector.metrics))
+	if form != otherForm {
+		h.process.ServeHTTP(answer, ask)
+	}
+	if form == otherForm || answer.status != http.StatusOK {
+		form, answer = otherForm, newResponse(&d.library)
+		h.all.ServeHTTP(answer, ask)
+	}
+	switch form {
+	case textForm, openMetricsForm:
+		d.text.reset(form.dialect(), len(h.collector.metrics))
 		h.collector.collect(&emitter{text: &d.text})
-		d.write(out, h.collector.byName, wanted)
-	} else {
+		d.writeText(out, h.collector.byName, wanted)
+	case protobufForm:
+		d.wire.reset(h.collector)
+		h.collector.collect(&emitter{wire: &d.wire})
+		d.writeWire(out, h.collector.byName, wanted)
+	default:
 		_, _ = out.Write(d.library.Bytes()) // to memory, which does not fail
 	}
 	if d.zip != nil && out == d.zip {
@@ -186,9 +195,9 @@ func (h *scrapeHandler) render(p *page) {
 // eof is the last line of an OpenMetrics exposition.
 const eof = "# EOF\n"
 
-// write writes the exposition to memory, families in the order of their names: the process' begin with go_, process_ and promhttp_. If
+// writeText writes the exposition to memory, families in the order of their names: the process' begin with go_, process_ and promhttp_. If
 // wanted is not nil, only these are written.
-func (d *draft) write(w io.Writer, byName []*metric, wanted map[string]bool) {
+func (d *draft) writeText(w io.Writer, byName []*metric, wanted map[string]bool) {
 	_, _ = w.Write(bytes.TrimSuffix(d.library.Bytes(), []byte(eof)))
 	for _, m := range byName {
 		samples := d.text.samples[m.index]
@@ -203,18 +212,49 @@ func (d *draft) write(w io.Writer, byName []*metric, wanted map[string]bool) {
 	}
 }
 
-// dialectOf names the dialect of a content type that the client library chose.
-func dialectOf(contentType string) (d dialect, ok bool) {
+// writeWire does the same for protocol buffers.
+func (d *draft) writeWire(w io.Writer, byName []*metric, wanted map[string]bool) {
+	_, _ = w.Write(d.library.Bytes())
+	for _, m := range byName {
+		samples := d.wire.samples[m.index]
+		if len(samples) == 0 || wanted != nil && !wanted[m.Name] {
+			continue
+		}
+		_, _ = w.Write(d.wire.appendHead(nil, m))
+		_, _ = w.Write(samples)
+	}
+}
+
+// form is what we make of a content type.
+type form int
+
+const (
+	otherForm form = iota // the client library's business
+	textForm
+	openMetricsForm
+	protobufForm
+)
+
+func (f form) dialect() dialect {
+	if f == openMetricsForm {
+		return openMetrics
+	}
+	return prometheusText
+}
+
+// formOf names the form of a content type that the client library chose.
+func formOf(contentType string) form {
 	kind, params, err := mime.ParseMediaType(contentType)
 	switch {
 	case err != nil:
-		return 0, false
-	case kind == "text/plain":
-		return prometheusText, params["version"] == "0.0.4"
-	case kind == "application/openmetrics-text":
-		return openMetrics, params["version"] == "1.0.0" || params["version"] == "0.0.1"
+	case kind == "text/plain" && params["version"] == "0.0.4":
+		return textForm
+	case kind == "application/openmetrics-text" && (params["version"] == "1.0.0" || params["version"] == "0.0.1"):
+		return openMetricsForm
+	case kind == "application/vnd.google.protobuf" && params["encoding"] == "delimited" && params["proto"] == "io.prometheus.client.MetricFamily":
+		return protobufForm
 	}
-	return 0, false
+	return otherForm
 }
 
 // acceptsGzip tells whether a client takes gzip (RFC 9110 section 12.5.3). Whatever else it prefers, it gets that or nothing.

@@ -2,8 +2,10 @@ package metrics
 
 import (
 	"compress/gzip"
+	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -13,6 +15,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
 
 	"sitewire/gateway/wg"
 )
@@ -62,13 +66,19 @@ func ours(t *testing.T, body io.Reader) []string {
 	return lines
 }
 
+// odd is a gateway with values that need care.
+func odd() *fake {
+	f := gateway()
+	f.process.Site = "quo\"te back\\slash new\nline \u00fcml\u00e4ut \U0001f310"
+	f.tunnels[0].Site = f.process.Site
+	f.tunnels[1].Site = strings.Repeat("long ", 100)
+	f.tunnels[1].ReceiveBytes, f.tunnels[1].TransmitBytes = 999_999, 1_000_000
+	return f
+}
+
 // What is written here is what the client library writes, but for the order of a family's samples.
 func TestTextIsTheLibrarys(t *testing.T) {
-	odd := gateway()
-	odd.process.Site = "quo\"te back\\slash new\nline \u00fcml\u00e4ut \U0001f310"
-	odd.tunnels[0].Site = odd.process.Site
-	odd.tunnels[1].ReceiveBytes, odd.tunnels[1].TransmitBytes = 999_999, 1_000_000
-	for name, f := range map[string]*fake{"gateway": gateway(), "odd values": odd, "large": large(30), "nothing": {}} {
+	for name, f := range map[string]*fake{"gateway": gateway(), "odd values": odd(), "large": large(30), "nothing": {}} {
 		for _, accept := range []string{acceptText, acceptOpenMetrics} {
 			reg := prometheus.NewPedanticRegistry()
 			if err := reg.Register(f.collector(t)); err != nil {
@@ -86,17 +96,84 @@ func TestTextIsTheLibrarys(t *testing.T) {
 	}
 }
 
-// Formats and choices that are the library's business.
-func TestLibraryServesTheRest(t *testing.T) {
-	h := handler(t, gateway())
-	if resp := request(t, h, "/metrics", acceptProtobuf, ""); !strings.Contains(resp.Header.Get("Content-Type"), "protobuf") {
-		t.Errorf("content type %q", resp.Header.Get("Content-Type"))
-	} else if b, err := io.ReadAll(resp.Body); err != nil || !strings.Contains(string(b), "sitewire_tunnel_up") || !strings.Contains(string(b), "go_goroutines") {
-		t.Errorf("not all metrics as protocol buffers: %v", err)
+// So are the protocol buffers: every message of every family, but for their order.
+func TestProtobufIsTheLibrarys(t *testing.T) {
+	families := func(h http.Handler) map[string][]string {
+		t.Helper()
+		resp := request(t, h, "/metrics", acceptProtobuf, "")
+		out := map[string][]string{}
+		d := expfmt.NewDecoder(resp.Body, expfmt.ResponseFormat(resp.Header))
+		for {
+			var family dto.MetricFamily
+			if err := d.Decode(&family); errors.Is(err, io.EOF) {
+				break
+			} else if err != nil {
+				t.Fatal(err)
+			}
+			var lines []string
+			for _, m := range family.Metric {
+				lines = append(lines, m.String())
+			}
+			slices.Sort(lines)
+			if _, twice := out[family.GetName()]; twice {
+				t.Errorf("%s twice", family.GetName())
+			}
+			family.Metric = nil
+			out[family.GetName()] = append([]string{family.String()}, lines...)
+		}
+		return out
 	}
-	lines := ours(t, request(t, h, "/metrics?name[]=sitewire_tunnel_up", acceptText, "").Body)
-	if len(lines) != 2+len(gateway().tunnels) {
-		t.Errorf("one metric asked for, got %q", lines)
+	for name, f := range map[string]*fake{"gateway": gateway(), "odd values": odd(), "large": large(30), "nothing": {}} {
+		reg := prometheus.NewPedanticRegistry()
+		if err := reg.Register(f.collector(t)); err != nil {
+			t.Fatal(err)
+		}
+		want := families(promhttp.HandlerFor(reg, promhttp.HandlerOpts{ErrorHandling: promhttp.HTTPErrorOnError}))
+		got := families(handler(t, f))
+		if len(got["go_goroutines"]) == 0 {
+			t.Errorf("%s: no metrics of the process", name)
+		}
+		maps.DeleteFunc(got, func(family string, _ []string) bool { return !strings.HasPrefix(family, "sitewire_") })
+		if d := cmp.Diff(want, got); d != "" {
+			t.Errorf("%s (-library +ours):\n%s", name, d)
+		}
+	}
+}
+
+// Formats that are the library's business.
+func TestLibraryServesTheRest(t *testing.T) {
+	resp := request(t, handler(t, gateway()), "/metrics", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text", "")
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.Contains(resp.Header.Get("Content-Type"), "encoding=text") {
+		t.Fatalf("content type %q, %v", resp.Header.Get("Content-Type"), err)
+	}
+	for _, name := range []string{"sitewire_tunnel_up", "go_goroutines"} {
+		if !strings.Contains(string(b), name) {
+			t.Errorf("no %s", name)
+		}
+	}
+}
+
+// Whoever asks for some metrics gets these, in every format.
+func TestChoice(t *testing.T) {
+	h := handler(t, gateway())
+	for _, accept := range []string{acceptText, acceptOpenMetrics, acceptProtobuf, "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text"} {
+		resp := request(t, h, "/metrics?name[]=sitewire_tunnel_up&name[]=go_goroutines&name[]=sitewire_tunnel_up&name[]=no_such", accept, "")
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		text := string(b)
+		for _, name := range []string{"sitewire_tunnel_up", "go_goroutines"} {
+			if !strings.Contains(text, name) {
+				t.Errorf("%s: no %s", resp.Header.Get("Content-Type"), name)
+			}
+		}
+		for _, name := range []string{"sitewire_tunnel_info", "sitewire_build_info", "go_threads"} {
+			if strings.Contains(text, name) {
+				t.Errorf("%s: nobody asked for %s", resp.Header.Get("Content-Type"), name)
+			}
+		}
 	}
 }
 

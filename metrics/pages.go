@@ -38,7 +38,7 @@ func newLane(requests, pages int) *lane {
 	return &lane{requests: make(chan struct{}, requests), slots: make(chan struct{}, pages), turn: make(chan struct{}, 1)}
 }
 
-// The limits of the lanes: text, what the client library makes, and choices of metrics.
+// The limits of the lanes: the usual scrapes, the formats that only the client library makes, and choices of metrics.
 const (
 	maxRequests, maxPages               = 512, 6
 	maxLibraryRequests, maxLibraryPages = 256, 3
@@ -82,8 +82,8 @@ type pages struct {
 	render func(p *page)
 	log    *slog.Logger
 
-	text, library, choices *lane
-	bodies                 sync.Pool // of *bytes.Buffer
+	usual, library, choices *lane
+	bodies                  sync.Pool // of *bytes.Buffer
 
 	mu      sync.Mutex
 	current map[pageKey]*page
@@ -92,7 +92,7 @@ type pages struct {
 func newPages(render func(*page), log *slog.Logger) *pages {
 	s := &pages{
 		render: render, log: log,
-		text:    newLane(maxRequests, maxPages),
+		usual:   newLane(maxRequests, maxPages),
 		library: newLane(maxLibraryRequests, maxLibraryPages),
 		choices: newLane(maxChoiceRequests, maxChoicePages),
 		current: map[pageKey]*page{},
@@ -105,10 +105,10 @@ func (s *pages) lane(key pageKey) *lane {
 	if key.names != "" {
 		return s.choices
 	}
-	if _, ok := dialectOf(string(key.format)); ok {
-		return s.text
+	if formOf(string(key.format)) == otherForm {
+		return s.library
 	}
-	return s.library
+	return s.usual
 }
 
 // get returns a page that is rendered, and how to give it back. The error is the context's.

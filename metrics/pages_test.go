@@ -91,7 +91,7 @@ func (b *book) empty(t *testing.T) {
 	t.Helper()
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for _, l := range []*lane{b.text, b.library, b.choices} {
+	for _, l := range []*lane{b.usual, b.library, b.choices} {
 		if len(b.current) != 0 || len(l.sent) != 0 || len(l.slots) != 0 || len(l.requests) != 0 || len(l.turn) != 0 {
 			t.Errorf("left over: %d current, %d sent, %d pages, %d requests, %d turns", len(b.current), len(l.sent), len(l.slots), len(l.requests), len(l.turn))
 		}
@@ -161,11 +161,11 @@ func TestSlowReadersHoldNothing(t *testing.T) {
 					time.Sleep(10 * time.Millisecond) // each lot gets a page of its own
 				}
 				time.Sleep(time.Minute)
-				if n := len(b.text.slots); n != maxPages || len(errs) > 0 {
+				if n := len(b.usual.slots); n != maxPages || len(errs) > 0 {
 					t.Fatalf("%d pages in use, want all %d; %d readers cut for nobody", n, maxPages, len(errs))
 				}
 				if name == "all requests" {
-					for range cap(b.text.requests) - len(b.text.requests) {
+					for range cap(b.usual.requests) - len(b.usual.requests) {
 						group.Go(func() { errs <- b.read(newReader(true), whole) })
 					}
 					time.Sleep(time.Millisecond)
@@ -177,8 +177,8 @@ func TestSlowReadersHoldNothing(t *testing.T) {
 				if waited := time.Since(start); waited > time.Second {
 					t.Errorf("waited %s for readers that had their time", waited)
 				}
-				for len(b.text.sent) > 0 { // until all have been cut
-					b.cutOldest(b.text)
+				for len(b.usual.sent) > 0 { // until all have been cut
+					b.cutOldest(b.usual)
 					time.Sleep(minSend)
 				}
 				group.Wait()
@@ -237,7 +237,7 @@ func TestLanes(t *testing.T) {
 		for i := range maxChoiceRequests {
 			group.Go(func() { _ = b.read(newReader(false), pageKey{format: whole.format, names: fmt.Sprint(i)}) })
 		}
-		group.Go(func() { _ = b.read(newReader(false), pageKey{format: expfmt.NewFormat(expfmt.TypeProtoDelim)}) })
+		group.Go(func() { _ = b.read(newReader(false), pageKey{format: expfmt.NewFormat(expfmt.TypeProtoText)}) })
 		synctest.Wait()
 		start := time.Now()
 		if err := b.read(newReader(false), whole); err != nil || time.Since(start) > b.takes {

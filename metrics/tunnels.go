@@ -35,7 +35,7 @@ func newTunnelMetrics(c *catalogue, endpointInfo bool) *tunnelMetrics {
 }
 
 func (t *tunnelMetrics) collect(e *emitter, s *scrape) {
-	devices := map[string]bool{}
+	devices := make(map[string]bool, len(s.tunnels))
 	for i := range s.tunnels {
 		x := &s.tunnels[i]
 		t.tunnel(e, x)
