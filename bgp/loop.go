@@ -44,9 +44,10 @@ type loop struct {
 	published  time.Time
 	refitted   time.Time
 	refitPace  time.Duration
-	polled     inquiry // into counters
-	advised    inquiry // into what is advertised
-	events     uint64  // view.events when last looked at
+	polled     inquiry   // into counters
+	answered   time.Time // when GoBGP last answered it
+	advised    inquiry   // into what is advertised
+	events     uint64    // view.events when last looked at
 	eventAt    time.Time
 }
 
@@ -54,7 +55,7 @@ type loop struct {
 func (l *loop) timed(f func() error) error {
 	begin := time.Now()
 	err := f()
-	l.latency.observe(time.Since(begin))
+	l.latency.Observe(time.Since(begin))
 	return err
 }
 
@@ -333,12 +334,13 @@ func (l *loop) publish() {
 	sessions := l.view.dirty
 	if !sessions && (!l.view.counted || now.Sub(l.published) < publishEvery) {
 		l.view.mu.Unlock()
+		l.stillTrue(now)
 		return
 	}
 	l.view.dirty, l.view.counted = false, false
 	snapshot := l.view.snapshotLocked(now)
 	l.view.mu.Unlock()
-	snapshot.Calls = l.latency
+	snapshot.Calls = l.latency.copied()
 	l.published = now
 	l.snapshot.Store(snapshot)
 	if sessions {
@@ -346,5 +348,16 @@ func (l *loop) publish() {
 		case l.changed <- struct{}{}:
 		default:
 		}
+	}
+}
+
+// stillTrue dates the snapshot anew after GoBGP answered and nothing was different, so that its age tells a speaker that
+// has nothing to say from one that is stuck.
+func (l *loop) stillTrue(now time.Time) {
+	if l.answered.After(l.published) {
+		same := *l.snapshot.Load()
+		same.Time, same.Calls = now, l.latency.copied()
+		l.published = now
+		l.snapshot.Store(&same)
 	}
 }

@@ -71,6 +71,7 @@ func (l *loop) poll(now time.Time) {
 		l.log.Error("list neighbours", "err", err)
 		return
 	}
+	l.answered = time.Now()
 	l.view.mu.Lock()
 	defer l.view.mu.Unlock()
 	for a, p := range answers {

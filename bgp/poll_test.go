@@ -30,3 +30,26 @@ func TestInquiry(t *testing.T) {
 		t.Errorf("asked at %v, want %v", got, want)
 	}
 }
+
+// A snapshot is dated anew when GoBGP answered, changed or not, and not by the loop's turning alone.
+func TestSnapshotAges(t *testing.T) {
+	l := &loop{Speaker: New(Options{Sink: newFeed()})}
+	l.view.dirty = true
+	l.publish()
+	first := l.Snapshot()
+	l.publish()
+	if l.Snapshot() != first {
+		t.Fatal("published although nothing happened")
+	}
+	l.answered = time.Now()
+	l.latency.Observe(time.Millisecond)
+	l.publish()
+	second := l.Snapshot()
+	if !second.Time.After(first.Time) || second.Calls.Counts[0] != 1 || first.Calls.Counts[0] != 0 {
+		t.Errorf("after a poll: %s, %d calls; before it %s, %d", second.Time, second.Calls.Counts[0], first.Time, first.Calls.Counts[0])
+	}
+	l.publish()
+	if l.Snapshot() != second {
+		t.Error("dated anew without another answer")
+	}
+}

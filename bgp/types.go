@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"sitewire/bgp/policy"
+	"sitewire/routes"
 )
 
 // ENH says whether IPv4 routes with IPv6 next hops may go to a neighbour (RFC 8950).
@@ -184,6 +185,8 @@ type Session struct {
 // Snapshot is the speaker's view of all sessions, refreshed on events and at most every few seconds; immutable. Counters of
 // messages may be pollRest old when nothing but keepalives goes back and forth.
 type Snapshot struct {
+	// Time at which this was so: of the last change, or of the last poll of GoBGP's counters, at most pollRest apart unless
+	// something is stuck.
 	Time     time.Time
 	Sessions []Session // in the order of the configuration
 	// NotificationsSent and NotificationsReceived by "code/subcode" in words, by neighbour name.
@@ -200,6 +203,15 @@ type Latency struct {
 	Counts [6]uint64
 	Sum    time.Duration
 	Max    time.Duration
+	// Fine counts them by their order of magnitude.
+	Fine routes.Fine
+}
+
+// copied returns a Latency that later calls of Observe do not change.
+func (l *Latency) copied() Latency {
+	c := *l
+	c.Fine = l.Fine.Copy()
+	return c
 }
 
 // LatencyBounds are the upper bounds of the buckets of a Latency.
@@ -207,7 +219,8 @@ func LatencyBounds() [5]time.Duration {
 	return [5]time.Duration{time.Millisecond, 10 * time.Millisecond, 100 * time.Millisecond, 500 * time.Millisecond, 2 * time.Second}
 }
 
-func (l *Latency) observe(d time.Duration) {
+// Observe counts a duration.
+func (l *Latency) Observe(d time.Duration) {
 	i := 0
 	for _, b := range LatencyBounds() {
 		if d > b {
@@ -217,4 +230,5 @@ func (l *Latency) observe(d time.Duration) {
 	l.Counts[i]++
 	l.Sum += d
 	l.Max = max(l.Max, d)
+	l.Fine.Observe(d)
 }

@@ -17,12 +17,17 @@ import (
 
 // API serves HTTP with JSON on a unix socket that only its owner can open.
 //
-// Owner: its Run goroutine. It holds no state of its own: every answer comes from the gateway's snapshots.
+// Owner: its Run goroutine. It holds no state of its own but counters: every answer comes from the gateway's snapshots.
 type API struct {
 	Gateway *Gateway
 	Path    string // of the socket
 	Log     *slog.Logger
+
+	counters apiCounters
 }
+
+// Stats returns how the API was used so far.
+func (a *API) Stats() APIStats { return a.counters.load() }
 
 func (a *API) String() string { return "api" }
 
@@ -89,6 +94,7 @@ func listenUnix(ctx context.Context, path string) (net.Listener, error) {
 func (a *API) handler() http.Handler {
 	g, mux := a.Gateway, http.NewServeMux()
 	handle := func(method, path string, f func(*http.Request) (any, error)) {
+		a.counters.expect(path, method)
 		mux.HandleFunc(method+" "+path, answer(f))
 		mux.HandleFunc(path, func(w http.ResponseWriter, r *http.Request) { // any other method
 			w.Header().Set("Allow", method)
@@ -162,7 +168,7 @@ func (a *API) handler() http.Handler {
 		g.Stop(teardown)
 		return map[string]string{"api_version": APIVersion, "stopping": "yes"}, nil
 	})
-	return mux
+	return a.counters.counted(mux)
 }
 
 // httpError is an error with the status that it is answered with.

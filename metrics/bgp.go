@@ -83,7 +83,8 @@ func (b *bgpMetrics) collect(e *emitter, s *scrape) {
 	for i, bound := range bounds {
 		seconds[i] = bound.Seconds()
 	}
-	e.histogram(b.calls, seconds, s.bgp.Calls.Counts[:], s.bgp.Calls.Sum.Seconds())
+	calls := &s.bgp.Calls
+	e.histogram(b.calls, durations{seconds, calls.Counts[:], calls.Sum.Seconds(), &calls.Fine})
 	for _, f := range []routes.Family{routes.IPv4, routes.IPv6} {
 		e.gauge(b.paths, float64(s.bgp.Paths[f]), f.String())
 		e.gauge(b.prefixes, float64(s.bgp.Prefixes[f]), f.String())

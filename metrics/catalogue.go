@@ -38,6 +38,7 @@ func Catalogue() []Metric {
 			BGP:     func() *bgp.Snapshot { return nil },
 			Routes:  func() *routes.Status { return nil },
 			Kernel:  func() *Kernel { return nil },
+			API:     func() API { return API{} },
 		},
 		EndpointInfo: true,
 	})

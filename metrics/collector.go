@@ -38,6 +38,7 @@ type Source struct {
 	BGP    func() *bgp.Snapshot
 	Routes func() *routes.Status
 	Kernel func() *Kernel
+	API    func() API
 }
 
 // CollectorOptions for NewCollector.
@@ -73,6 +74,7 @@ type scrape struct {
 	bgp     *bgp.Snapshot
 	routes  *routes.Status
 	kernel  *Kernel
+	api     API
 }
 
 // NewCollector makes a collector. It calls nothing of the source.
@@ -95,6 +97,9 @@ func NewCollector(o CollectorOptions) *Collector {
 	if o.Source.Kernel != nil {
 		c.groups = append(c.groups, group{"kernel", newKernelMetrics(cat).collect})
 	}
+	if o.Source.API != nil {
+		c.groups = append(c.groups, group{"api", newAPIMetrics(cat).collect})
+	}
 	c.metrics = cat.metrics
 	c.byName = slices.SortedFunc(slices.Values(c.metrics), func(a, b *metric) int { return strings.Compare(a.Name, b.Name) })
 	return c
@@ -114,6 +119,7 @@ func (c *Collector) Collect(ch chan<- prometheus.Metric) { c.collect(&emitter{ch
 // and does not keep the others from being scraped.
 func (c *Collector) collect(e *emitter) {
 	s := c.snapshots()
+	e.created = s.process.Started
 	for _, g := range c.groups {
 		start := c.now()
 		err := run(g, e, s)
@@ -152,6 +158,9 @@ func (c *Collector) snapshots() *scrape {
 	}
 	if c.source.Kernel != nil {
 		s.kernel = c.source.Kernel()
+	}
+	if c.source.API != nil {
+		s.api = c.source.API()
 	}
 	return s
 }

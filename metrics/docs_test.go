@@ -45,6 +45,11 @@ sitewire_bgp_session_up * on (job, instance, peer) group_left (site, remote_asn)
 A peer that has one BGP session for each family has two sessions; ` + "`session`" + ` tells them apart (` + "`nyc/ipv4`, `nyc/ipv6`" + `). For
 all others it is the same as ` + "`peer`" + `.
 
+Histograms have a few classic buckets. A Prometheus that was told to use native histograms asks for protocol buffers, and
+finds native buckets there as well: schema 3, each one ends 9 % above the one before. So
+` + "`histogram_quantile(0.99, rate(sitewire_route_convergence_duration_seconds[5m]))`" + ` is off by less than a tenth anywhere
+between 1 µs and 2 min; what is shorter or longer is not told apart.
+
 The metrics of the Go runtime (` + "`go_*`" + `), of the process (` + "`process_*`" + `) and of the exporter's own HTTP handler
 (` + "`promhttp_*`" + `) are there too.
 
@@ -97,8 +102,8 @@ scrape_configs:
 var labelDocs = map[string]string{
 	"backend":        "`kernel` or `userspace`: the implementation of WireGuard",
 	"branch":         "branch that the program was built from",
-	"code":           "NOTIFICATION error code in the words of RFC 4271",
-	"collector":      "part of the metrics: `process`, `tunnels`, `bgp`, `routes`, `kernel`",
+	"code":           "NOTIFICATION error code in the words of RFC 4271; of answers of the API the HTTP status",
+	"collector":      "part of the metrics: `process`, `tunnels`, `bgp`, `routes`, `kernel`, `api`",
 	"component":      "part of the daemon: `wireguard`, `bgp`, `rtnetlink`, `api`",
 	"device":         "name of a WireGuard device",
 	"endpoint":       "outer address and port",
@@ -110,6 +115,7 @@ var labelDocs = map[string]string{
 	"kind":           "what differs: `route_missing`, `route_extra`, `route_changed`, `allowed_ip_missing`, `allowed_ip_extra`, `allowed_ip_wrong_peer`",
 	"level":          "`debug`, `info`, `warn`, `error`",
 	"local_asn":      "our AS number",
+	"method":         "HTTP method, or `other` for one that HTTP does not have",
 	"message":        "`open`, `update`, `notification`, `keepalive`, `route_refresh`",
 	"neighbor":       "address of the BGP neighbour",
 	"operation":      "what was done: to routes `announce`, `withdraw`, `replace`; by the writer `allow`, `install`, `withdraw`, `disallow`; with the kernel the kind of request",
@@ -120,6 +126,7 @@ var labelDocs = map[string]string{
 	"reason":         "why: of sessions that went down GoBGP's reason, or ours: `bfd_down`, `tunnel_down`, `configuration`, `reset`; of rejected prefixes the policy's rule or the fixed refusal; of prefixes without a route `unresolved` (next hop), `refused` or `down` (tunnel)",
 	"remote_asn":     "AS number of the neighbour",
 	"revision":       "commit that the program was built from",
+	"route":          "path of the API as registered, never the one that was asked for; `other` for what there is not",
 	"router_id":      "our BGP identifier",
 	"session":        "configured name of the BGP session",
 	"session_type":   "`ebgp` or `ibgp`",

@@ -5,6 +5,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"sitewire/routes"
 )
 
 // emitter hands on the samples of a scrape, as text, as protocol buffers or to the client library, and keeps the first error, which is about
@@ -14,6 +16,8 @@ type emitter struct {
 	wire *wire                    //
 	ch   chan<- prometheus.Metric //
 	err  error
+	// created is since when counts are counted: the start of the process.
+	created time.Time
 }
 
 func (e *emitter) fail(err error) {
@@ -97,22 +101,29 @@ func (e *emitter) byName(m *metric, counts map[string]uint64, known []string, la
 	}
 }
 
-// histogram sends classic buckets, which Prometheus wants cumulative. Counts are those of each bucket alone, with one
-// more than there are bounds, for what exceeds them all. Bounds and sum are in seconds.
-func (e *emitter) histogram(m *metric, bounds []float64, counts []uint64, sum float64, labels ...string) {
+// durations are what a histogram sends. Counts are those of each bucket alone, with one more than there are bounds, for
+// what exceeds them all. Bounds and sum are in seconds.
+type durations struct {
+	bounds []float64
+	counts []uint64
+	sum    float64
+	fine   *routes.Fine
+}
+
+// histogram sends the classic buckets as text. To the client library it gives the native ones as well, for the
+// protocol buffers in which alone they can be exported.
+func (e *emitter) histogram(m *metric, h durations, labels ...string) {
 	if e.text != nil {
-		if err := e.text.histogram(m, bounds, counts, sum, labels); err != nil {
+		if err := e.text.histogram(m, h.bounds, h.counts, h.sum, labels); err != nil {
 			e.fail(err)
 		}
 		return
 	}
-	buckets := make(map[float64]uint64, len(bounds))
-	var n uint64
-	for i, c := range counts {
-		n += c
-		if i < len(bounds) {
-			buckets[bounds[i]] = n
-		}
-	}
-	e.send(prometheus.NewConstHistogram(m.desc, n, sum, buckets, slices.Clone(labels)...))
+	e.send(newHistogram(m, h, e.created, labels))
+}
+
+// routesHistogram sends a histogram of the routes package.
+func (e *emitter) routesHistogram(m *metric, h *routes.Histogram, labels ...string) {
+	bounds := routes.Bounds()
+	e.histogram(m, durations{bounds[:], h.Counts[:], h.Sum, &h.Fine}, labels...)
 }

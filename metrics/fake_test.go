@@ -26,6 +26,7 @@ type fake struct {
 	bgp     *bgp.Snapshot
 	routes  *routes.Status
 	kernel  *Kernel
+	api     API
 }
 
 func (f *fake) source() Source {
@@ -35,6 +36,7 @@ func (f *fake) source() Source {
 		BGP:     func() *bgp.Snapshot { return f.bgp },
 		Routes:  func() *routes.Status { return f.routes },
 		Kernel:  func() *Kernel { return f.kernel },
+		API:     func() API { return f.api },
 	}
 }
 
@@ -101,7 +103,7 @@ func gateway() *fake {
 			NotificationsReceived: map[string]map[string]uint64{"osl/ipv4": {"Cease/Administrative Reset": 1}},
 			Paths:                 [2]int{14, 7},
 			Prefixes:              [2]int{10, 6},
-			Calls:                 bgp.Latency{Counts: [6]uint64{5, 3, 0, 0, 0, 1}, Sum: 4 * time.Second, Max: 3 * time.Second},
+			Calls:                 calls(1, 1, 1, 1, 1, 10, 10, 10, 3000),
 		},
 		routes: &routes.Status{
 			At: at(99.75), Synced: at(12.5),
@@ -124,14 +126,14 @@ func gateway() *fake {
 			},
 			Changes: [routes.Operations][2]uint64{{20, 7}, {2, 1}, {3, 0}},
 			Convergence: [routes.Operations][2]routes.Histogram{
-				routes.Announced: {durations(0.0004, 0.001, 0.003, 0.2, 45), durations(0.004)},
-				routes.Withdrawn: {durations(0.0005), {}},
+				routes.Announced: {observed(0.0004, 0.001, 0.003, 0.2, 45), observed(0.004)},
+				routes.Withdrawn: {observed(0.0005), {}},
 			},
-			Stages:  [routes.Stages]routes.Histogram{routes.StageFIB: durations(0.0002, 0.0003)},
+			Stages:  [routes.Stages]routes.Histogram{routes.StageFIB: observed(0.0002, 0.0003)},
 			Pending: 1, OldestPending: at(99), Retries: 5, Failures: [routes.Disallow + 1]uint64{routes.Allow: 1, routes.Install: 2},
 			Reconciles:        [routes.Triggers]uint64{routes.Periodic: 3, routes.OnKernel: 2},
 			ReconcileFailures: [routes.Triggers]uint64{routes.OnKernel: 1},
-			ReconcileDuration: durations(0.01, 0.02), LastReconcile: at(60),
+			ReconcileDuration: observed(0.01, 0.02), LastReconcile: at(60),
 			DriftDetected:   [routes.DriftKinds]uint64{routes.RouteMissing: 4, routes.AllowedIPExtra: 1},
 			DriftRepaired:   [routes.DriftKinds]uint64{routes.RouteMissing: 4},
 			DriftUnresolved: [routes.DriftKinds]int{routes.AllowedIPExtra: 1, routes.RouteMissing: 1},
@@ -146,20 +148,29 @@ func gateway() *fake {
 			},
 			Overruns: map[string]uint64{"rtnetlink": 1},
 		},
+		api: API{
+			Calls:     map[APICall]uint64{{"/v1/status", "GET", 200}: 5, {"/v1/reload", "POST", 200}: 0, {"/v1/reload", "POST", 422}: 1, {"other", "GET", 404}: 2},
+			Durations: map[string]routes.Histogram{"/v1/status": observed(0.0003, 0.0004, 0.002), "/v1/reload": observed(0.3), "other": {}},
+		},
 	}
 }
 
-// durations is a histogram of these seconds.
-func durations(seconds ...float64) routes.Histogram {
+// observed is a histogram of these seconds.
+func observed(seconds ...float64) routes.Histogram {
 	var h routes.Histogram
-	bounds := routes.Bounds()
 	for _, s := range seconds {
-		i, _ := slices.BinarySearch(bounds[:], s)
-		h.Counts[i]++
-		h.Count++
-		h.Sum += s
+		h.Observe(time.Duration(s * float64(time.Second)))
 	}
 	return h
+}
+
+// calls is a histogram of these milliseconds.
+func calls(milliseconds ...int) bgp.Latency {
+	var l bgp.Latency
+	for _, ms := range milliseconds {
+		l.Observe(time.Duration(ms) * time.Millisecond)
+	}
+	return l
 }
 
 // large is a gateway with n peers, each with a session for both families.

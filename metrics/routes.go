@@ -62,11 +62,11 @@ func (r *routeMetrics) collect(e *emitter, s *scrape) {
 	for op := range routes.Operations {
 		for _, f := range families {
 			e.counter(r.changes, st.Changes[op][f], f.String(), op.String())
-			r.histogram(e, r.convergence, &st.Convergence[op][f], op.String(), f.String())
+			e.routesHistogram(r.convergence, &st.Convergence[op][f], op.String(), f.String())
 		}
 	}
 	for stage := range routes.Stages {
-		r.histogram(e, r.stages, &st.Stages[stage], stage.String())
+		e.routesHistogram(r.stages, &st.Stages[stage], stage.String())
 	}
 	var initial time.Duration
 	if !st.Synced.IsZero() && !s.process.Started.IsZero() {
@@ -84,7 +84,7 @@ func (r *routeMetrics) collect(e *emitter, s *scrape) {
 		e.counter(r.reconciles, st.Reconciles[t], t.String())
 		e.counter(r.failures, st.ReconcileFailures[t], t.String())
 	}
-	r.histogram(e, r.reconcileDuration, &st.ReconcileDuration)
+	e.routesHistogram(r.reconcileDuration, &st.ReconcileDuration)
 	e.time(r.lastOK, st.LastReconcile)
 	for k := range routes.DriftKinds {
 		e.counter(r.driftDetected, st.DriftDetected[k], k.String())
@@ -159,10 +159,4 @@ func (r *routeMetrics) counts(e *emitter, s *scrape) {
 		e.gauge(r.without, float64(st.Desired.Down[f]), f.String(), "down")
 		e.gauge(r.fib, float64(st.Installed.Routes[f]), f.String(), table)
 	}
-}
-
-// histogram sends a histogram of the routes package.
-func (r *routeMetrics) histogram(e *emitter, m *metric, h *routes.Histogram, labels ...string) {
-	bounds := routes.Bounds()
-	e.histogram(m, bounds[:], h.Counts[:], h.Sum, labels...)
 }

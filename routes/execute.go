@@ -30,10 +30,10 @@ func (s *Syncer) sync(ctx context.Context, prefixes []netip.Prefix, causes map[n
 		}
 		s.pending.add(p, start, c)
 		if !c.Received.IsZero() {
-			s.stats.stages[StageDecide].observe(c.Decided.Sub(c.Received))
+			s.stats.stages[StageDecide].Observe(c.Decided.Sub(c.Received))
 		}
 		if _, caused := causes[p]; caused {
-			s.stats.stages[StageBatch].observe(start.Sub(c.Decided))
+			s.stats.stages[StageBatch].Observe(start.Sub(c.Decided))
 		}
 	}
 	if len(ops) > 0 {
@@ -93,7 +93,7 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, done func(Op, time.Time)
 		start := time.Now()
 		errs := write(ctx, ops)
 		at := time.Now()
-		s.stats.stages[stage].observe(at.Sub(start))
+		s.stats.stages[stage].Observe(at.Sub(start))
 		for i, op := range ops {
 			if errs[i] != nil {
 				s.ledger.Failed(op)
@@ -180,7 +180,7 @@ func (s *Syncer) observeDone(op Op, at time.Time) time.Duration {
 		return 0
 	}
 	took := at.Sub(w.cause.Start())
-	s.stats.convergence[kind][f].observe(took)
+	s.stats.convergence[kind][f].Observe(took)
 	return took
 }
 

@@ -111,7 +111,7 @@ func (s *Syncer) compare(ctx context.Context, t Trigger) ([]netip.Prefix, map[ne
 // reconciled notes that a comparison and its repairs are over.
 func (s *Syncer) reconciled(start time.Time) {
 	end := time.Now()
-	s.stats.reconcile.observe(end.Sub(start))
+	s.stats.reconcile.Observe(end.Sub(start))
 	s.stats.reconciled = end
 	s.fibQuiet = end.Add(reconcileRest * end.Sub(start))
 	s.publish(end)

@@ -123,20 +123,26 @@ func (s *Syncer) publish(now time.Time) {
 		Desired:           s.snapshot.Counts,
 		Installed:         s.ledger.counts,
 		Changes:           s.stats.changes,
-		Convergence:       s.stats.convergence,
-		Stages:            s.stats.stages,
 		Pending:           len(s.pending.byPrefix),
 		OldestPending:     s.pending.oldest(),
 		Retries:           s.retries.total,
 		Failures:          s.stats.failures,
 		Reconciles:        s.stats.runs,
 		ReconcileFailures: s.stats.runFailures,
-		ReconcileDuration: s.stats.reconcile,
+		ReconcileDuration: s.stats.reconcile.Copy(),
 		LastReconcile:     s.stats.reconciled,
 		DriftDetected:     s.stats.detected,
 		DriftRepaired:     s.stats.repaired,
 		snapshot:          s.snapshot,
 		held:              s.ledger.held.publish(),
+	}
+	for op := range st.Convergence {
+		for f := range st.Convergence[op] {
+			st.Convergence[op][f] = s.stats.convergence[op][f].Copy()
+		}
+	}
+	for i := range st.Stages {
+		st.Stages[i] = s.stats.stages[i].Copy()
 	}
 	st.Installed.AllowedIPs = maps.Clone(s.ledger.counts.AllowedIPs)
 	st.Installed.Moves = maps.Clone(s.ledger.counts.Moves)

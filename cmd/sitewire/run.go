@@ -66,6 +66,7 @@ type process struct {
 	started time.Time
 	fib     *fib.FIB
 	gateway *gateway.Gateway
+	api     *gateway.API
 	devices deviceWatch
 	serving atomic.Bool // the API listens
 }
@@ -168,8 +169,8 @@ func (d *process) start(group *errgroup.Group, ctx context.Context) {
 			return nil
 		})
 	}
-	api := &gateway.API{Gateway: d.gateway, Path: d.cfg.Socket, Log: d.log.With("part", "api")}
-	task(api.String(), api.Run)
+	d.api = &gateway.API{Gateway: d.gateway, Path: d.cfg.Socket, Log: d.log.With("part", "api")}
+	task(d.api.String(), d.api.Run)
 	task("fib", d.fib.Run)
 	task("systemd", func(ctx context.Context) error { return d.notify(ctx) })
 	task("signals", d.reloadOnSignal)

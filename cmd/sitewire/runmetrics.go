@@ -21,6 +21,7 @@ func (d *process) serveMetrics(ctx context.Context) error {
 			Source: metrics.Source{
 				Process: d.processMetrics, Kernel: d.kernelMetrics,
 				Tunnels: d.gateway.Tunnels, BGP: d.gateway.Sessions, Routes: d.gateway.Routing,
+				API: d.apiMetrics,
 			},
 		}),
 	})
@@ -101,4 +102,14 @@ func (d *process) kernelMetrics() *metrics.Kernel {
 		k.Errors[metrics.RequestError{Request: op, Errno: key.Errno}] = n
 	}
 	return k
+}
+
+// apiMetrics tells how the API is used.
+func (d *process) apiMetrics() metrics.API {
+	s := d.api.Stats()
+	out := metrics.API{Calls: make(map[metrics.APICall]uint64, len(s.Calls)), Durations: s.Durations}
+	for call, n := range s.Calls {
+		out.Calls[metrics.APICall(call)] = n
+	}
+	return out
 }
