@@ -1,0 +1,313 @@
+package dashboards
+
+// fsmStates are the states of BGP4-MIB (RFC 4273).
+var fsmStates = []State{{"1", "idle", "red"}, {"2", "connect", "orange"}, {"3", "active", "orange"}, {"4", "opensent", "yellow"}, {"5", "openconfirm", "yellow"}, {"6", "established", "green"}}
+
+func bgp() Board {
+	fsmSteps := []Step{{Color: "red"}, {2, "orange"}, {4, "yellow"}, {6, "green"}}
+	return Board{
+		UID:         "sitewire-bgp",
+		Title:       "sitewire: BGP",
+		Purpose:     "Sessions, what they carry and why they fall. Choose a peer, or come by a link from the overview.",
+		Variables:   []string{"site", "peer", "family"},
+		Annotations: []string{restarts, reloads, sessionDowns},
+		Rows: []Row{{
+			Title: "Is a session broken?",
+			Panels: []Panel{{
+				Title: "Sessions down", Kind: Stat, W: 4, H: 4, Unit: "none", Steps: anyRed, NoValue: "no BGP",
+				Question: "How many of the chosen sessions that should run are not Established?",
+				Normal:   "0.",
+				Do:       "Look at the state below. Active or connect: nothing answers, see the tunnel. Opensent or openconfirm: the peer refuses, see the NOTIFICATIONs. Idle: we wait, or do not try.",
+				Alerts:   []string{"SitewireBGPSessionDown"},
+				Queries:  []Query{{Expr: `sum((sitewire_bgp_session_up{peer} == bool 0) * sitewire_bgp_session_admin_up{peer})`, Instant: true}},
+			}, {
+				Title: "Times down in the last hour", Kind: Stat, W: 4, H: 4, Unit: "none", Decimals: new(0.0), NoValue: "no BGP",
+				Steps:    []Step{{Color: "green"}, {1, "yellow"}, {4, "red"}},
+				Question: "How often did the chosen sessions fall in the last hour?",
+				Normal:   "0.",
+				Do:       "The reasons below tell who ended it: hold timer and BFD are the path, NOTIFICATIONs are configuration or a limit.",
+				Alerts:   []string{"SitewireBGPSessionFlapping"},
+				Queries:  []Query{{Expr: `sum(increase(sitewire_bgp_session_downs_total{peer}[1h]))`, Instant: true}},
+			}, {
+				Title: "Sessions without any prefix", Kind: Stat, W: 4, H: 4, Unit: "none", Steps: anyOrange, NoValue: "no BGP",
+				Question: "How many Established sessions have had no prefix accepted, of either family?",
+				Normal:   "0, unless a peer only listens. A filter that refuses everything looks like this.",
+				Do:       "If prefixes are received, `sitewire routes` with the peer's name shows what was refused and by which rule. If none are, ask the far side.",
+				Alerts:   []string{"SitewireBGPNoPrefixes"},
+				Queries: []Query{{Expr: `sum((sum without (family) (sitewire_bgp_prefixes_accepted{peer}) == bool 0) * sitewire_bgp_session_up{peer})`,
+					Instant: true}},
+			}, {
+				Title: "Nearest to its prefix limit", Kind: Stat, W: 4, H: 4, Unit: "percentunit", NoValue: "no limits",
+				Steps:    []Step{{Color: "green"}, {0.85, "orange"}, {1, "red"}},
+				Question: "How much of its prefix limit does the fullest of the chosen sessions use?",
+				Normal:   "Under 85 %.",
+				Do:       "Growth over weeks: raise the limit. A jump: the peer leaks routes; talk to it before you raise anything.",
+				Alerts:   []string{"SitewireBGPPrefixLimitNear"},
+				Queries:  []Query{{Expr: `max(sitewire_bgp_prefixes_received{peerfamily} / (sitewire_bgp_prefix_limit{peerfamily} > 0))`, Instant: true}},
+			}, {
+				Title: "Stale prefixes", Kind: Stat, W: 4, H: 4, Unit: "none", Steps: anyOrange, NoValue: "no BGP",
+				Question: "How many prefixes are kept from peers that restart?",
+				Normal:   "0. Graceful restart keeps them for a few minutes and then drops them.",
+				Do:       "The peer has not come back or does not end its announcements (End-of-RIB): see its session.",
+				Queries:  []Query{{Expr: `sum(sitewire_bgp_stale_prefixes{peerfamily})`, Instant: true}},
+			}, {
+				Title: "BFD sessions down", Kind: Stat, W: 4, H: 4, Unit: "none", Steps: anyRed, NoValue: "no BFD",
+				Question: "How many of the chosen BFD sessions are down?",
+				Normal:   "0. Peers without BFD are not counted.",
+				Do:       "With BGP up beside it, the far side does not run BFD or UDP port 3784 is filtered.",
+				Alerts:   []string{"SitewireBFDFlapping"},
+				Queries:  []Query{{Expr: `sum(sitewire_bfd_session_up{peer} == bool 0)`, Instant: true}},
+			}},
+		}, {
+			Title: "Sessions",
+			Panels: []Panel{{
+				Title: "Sessions", Kind: Table, W: 24, H: 9, Unit: "none", Steps: neutral, NoValue: "no BGP", SortBy: "state",
+				Question: "In which state is each session, since when, and what does it carry?",
+				Normal:   "Established, for as long as the peer's daemon runs, with prefixes accepted and an End-of-RIB from the peer.",
+				Do:       "Sessions that are not Established are on top. Received without accepted is policy; nothing received is the far side's export.",
+				Queries: []Query{
+					{Expr: `max by (instance, peer, session, neighbor, remote_asn, session_type) (sitewire_bgp_session_fsm_state{peer} * on (job, instance, peer) group_left (neighbor, remote_asn, session_type) sitewire_bgp_peer_info{peer})`, Instant: true},
+					{Expr: `max by (instance, peer, session) ((time() - sitewire_bgp_session_established_timestamp_seconds{peer}) and sitewire_bgp_session_established_timestamp_seconds{peer} > 0)`, Instant: true},
+					{Expr: `max by (instance, peer, session) (sitewire_bgp_hold_time_seconds{peer})`, Instant: true},
+					{Expr: `sum by (instance, peer, session) (sitewire_bgp_prefixes_received{peerfamily})`, Instant: true},
+					{Expr: `sum by (instance, peer, session) (sitewire_bgp_prefixes_accepted{peerfamily})`, Instant: true},
+					{Expr: `sum by (instance, peer, session) (sitewire_bgp_prefixes_advertised{peerfamily})`, Instant: true},
+					{Expr: `min by (instance, peer, session) (sitewire_bgp_eor_received{peerfamily})`, Instant: true},
+				},
+				Columns: []Column{
+					{Field: "instance", Name: "gateway"},
+					{Field: "peer", Name: "peer", Link: "sitewire-tunnel"},
+					{Field: "session", Name: "session"},
+					{Field: "Value #A", Name: "state", States: fsmStates},
+					{Field: "neighbor", Name: "neighbour"},
+					{Field: "remote_asn", Name: "AS"},
+					{Field: "session_type", Name: "type"},
+					{Field: "Value #B", Name: "up for", Unit: "s"},
+					{Field: "Value #C", Name: "hold time", Unit: "s"},
+					{Field: "Value #D", Name: "received", Unit: "none"},
+					{Field: "Value #E", Name: "accepted", Unit: "none"},
+					{Field: "Value #F", Name: "advertised", Unit: "none"},
+					{Field: "Value #G", Name: "End-of-RIB", States: []State{{"0", "no", "yellow"}, {"1", "yes", "green"}}},
+				},
+			}, {
+				Title: "State of the sessions", Kind: StateTimeline, W: 24, H: 8, Unit: "none", Steps: fsmSteps, States: fsmStates, NoValue: "no BGP",
+				Question: "In which state was each session, and when did it change?",
+				Normal:   "Established throughout.",
+				Do:       "Repeated short falls: see the reasons. Never past active: nothing answers at the peer's address. Back from opensent: AS number, router ID or capabilities.",
+				Queries:  []Query{{Expr: `sitewire_bgp_session_fsm_state{peer}`, Legend: "{{instance}} → {{session}}"}},
+			}, {
+				Title: "Why sessions fell", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Bars: true, Steps: neutral, NoValue: "No session fell.",
+				Question: "When did sessions go down, and for which reason?",
+				Normal:   "No bars.",
+				Do:       "hold_timer_expired and bfd_down: the path. read_failed: the peer closed or the tunnel's MTU is too small. notification_received: see beside. tunnel_down, configuration and reset are our own doing.",
+				Alerts:   []string{"SitewireBGPSessionFlapping"},
+				Queries: []Query{{Expr: `sum by (instance, session, reason) (increase(sitewire_bgp_session_downs_total{peer}[$__rate_interval])) > 0`,
+					Legend: "{{instance}} → {{session}} {{reason}}"}},
+			}, {
+				Title: "NOTIFICATIONs in the chosen time", Kind: Table, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Steps: neutral, NoValue: "No NOTIFICATION was sent or received.",
+				SortBy:   "received",
+				Question: "With which words did either side end a session?",
+				Normal:   "Empty. Administrative shutdowns and resets are people's work.",
+				Do:       "Bad peer AS: the AS number on one side is wrong. Hold timer expired: the path. Maximum number of prefixes: a limit. Connection collision: harmless once.",
+				Queries: []Query{
+					{Expr: `sum by (instance, session, code, subcode) (increase(sitewire_bgp_notifications_received_total{peer}[$__range])) > 0`, Instant: true},
+					{Expr: `sum by (instance, session, code, subcode) (increase(sitewire_bgp_notifications_sent_total{peer}[$__range])) > 0`, Instant: true},
+				},
+				Columns: []Column{
+					{Field: "instance", Name: "gateway"}, {Field: "session", Name: "session"}, {Field: "code", Name: "code"}, {Field: "subcode", Name: "subcode"},
+					{Field: "Value #A", Name: "received", Unit: "none"}, {Field: "Value #B", Name: "sent", Unit: "none"},
+				},
+			}, {
+				Title: "Times down, times up, in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "Is a session flapping?",
+				Normal:   "0; one of each after a restart of the peer.",
+				Do:       "Over 3 in an hour, lengthen timers only after you know why: see the reasons.",
+				Alerts:   []string{"SitewireBGPSessionFlapping"},
+				Queries: []Query{
+					{Expr: `sum by (instance, session) (increase(sitewire_bgp_session_downs_total{peer}[1h]))`, Legend: "{{instance}} → {{session}} down"},
+					{Expr: `sum by (instance, session) (increase(sitewire_bgp_session_establishments_total{peer}[1h]))`, Legend: "{{instance}} → {{session}} up"},
+				},
+			}, {
+				Title: "Time since the last fall", Kind: TimeSeries, W: 12, H: 8, Unit: "s", Min: new(0.0), Log: true, Steps: neutral, NoValue: "No session has fallen since the daemon started.",
+				Question: "How long has each session that ever fell held since?",
+				Normal:   "Growing lines, or no lines: sessions that never fell are left out.",
+				Do:       "A saw is a flapping session; its period is a hint (90 s: hold time, 120 s: keys).",
+				Queries: []Query{{Expr: `(time() - sitewire_bgp_session_last_down_timestamp_seconds{peer}) and sitewire_bgp_session_last_down_timestamp_seconds{peer} > 0`,
+					Legend: "{{instance}} → {{session}}"}},
+			}},
+		}, {
+			Title: "Prefixes",
+			Panels: []Panel{{
+				Title: "Prefixes received and accepted", Kind: TimeSeries, W: 12, H: 9, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "How many prefixes does each peer announce, and how many does policy accept?",
+				Normal:   "Flat, both lines of a peer together.",
+				Do:       "Received falls: the peer lost or withdrew them. Accepted falls alone: policy or RPKI; see the refusals beside.",
+				Alerts:   []string{"SitewireBGPNoPrefixes", "SitewireBGPPrefixDrop"},
+				Queries: []Query{
+					{Expr: `sitewire_bgp_prefixes_received{peerfamily}`, Legend: "{{instance}} → {{session}} {{family}} received"},
+					{Expr: `sitewire_bgp_prefixes_accepted{peerfamily}`, Legend: "{{instance}} → {{session}} {{family}} accepted"},
+				},
+			}, {
+				Title: "Prefixes refused, by rule", Kind: TimeSeries, W: 12, H: 9, Unit: "none", Min: new(0.0), Stack: true, Steps: neutral, NoValue: "Nothing is refused.",
+				Question: "Which rule refuses how much?",
+				Normal:   "A few; known leaks and own prefixes that come back.",
+				Do:       "A step tells which rule and which peer: `sitewire explain` one of the prefixes.",
+				Queries:  []Query{{Expr: `sum by (instance, session, reason) (sitewire_bgp_prefixes_rejected{peerfamily}) > 0`, Legend: "{{instance}} → {{session}} {{reason}}"}},
+			}, {
+				Title: "Prefixes advertised", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "How many prefixes do we announce to each peer?",
+				Normal:   "Flat, and the same to peers with the same policy.",
+				Do:       "0 to an Established peer: no export policy (nothing is sent then), or there is nothing to send.",
+				Queries:  []Query{{Expr: `sitewire_bgp_prefixes_advertised{peerfamily}`, Legend: "{{instance}} → {{session}} {{family}}"}},
+			}, {
+				Title: "Use of the prefix limit", Kind: TimeSeries, W: 12, H: 8, Unit: "percentunit", Min: new(0.0), Lines: true, NoValue: "No session has a limit.",
+				Steps:    []Step{{Color: "green"}, {0.85, "orange"}, {1, "red"}},
+				Question: "How far is each session from its limit?",
+				Normal:   "Under 85 %.",
+				Do:       "At 100 % further prefixes are refused or, if so configured, the session ends. Ask about a leak before you raise it.",
+				Alerts:   []string{"SitewireBGPPrefixLimitNear"},
+				Queries: []Query{{Expr: `sitewire_bgp_prefixes_received{peerfamily} / (sitewire_bgp_prefix_limit{peerfamily} > 0)`,
+					Legend: "{{instance}} → {{session}} {{family}}"}},
+			}, {
+				Title: "Loc-RIB", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "How many prefixes does the gateway know, by how many paths?",
+				Normal:   "Flat; paths over prefixes is how many ways there are.",
+				Do:       "Paths fall to the number of prefixes: redundancy is gone, the next failure is an outage.",
+				Queries: []Query{
+					{Expr: `sitewire_rib_prefixes{family}`, Legend: "{{instance}} {{family}} prefixes"},
+					{Expr: `sitewire_rib_paths{family}`, Legend: "{{instance}} {{family}} paths"},
+				},
+			}, {
+				Title: "Stale prefixes", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "Of which restarting peers are prefixes kept?",
+				Normal:   "0; a hump of at most the restart time when a peer restarts.",
+				Do:       "A plateau to its end: the peer did not come back in time and its routes were dropped.",
+				Queries:  []Query{{Expr: `sitewire_bgp_stale_prefixes{peerfamily}`, Legend: "{{instance}} → {{session}} {{family}}"}},
+			}},
+		}, {
+			Title: "Messages",
+			Panels: []Panel{{
+				Title: "UPDATEs", Kind: TimeSeries, W: 12, H: 8, Unit: "mps", Steps: neutral, Below: "out$", NoValue: "no BGP",
+				Question: "How much does routing move, in above and out below the line?",
+				Normal:   "Near 0 between sites; bursts when a site comes or goes.",
+				Do:       "Constant noise: a prefix flaps somewhere. The peer with the highest line is where it comes from.",
+				Queries: []Query{
+					{Expr: `sum by (instance, session) (rate(sitewire_bgp_messages_received_total{peer,message="update"}[$__rate_interval]))`, Legend: "{{instance}} → {{session}} in"},
+					{Expr: `sum by (instance, session) (rate(sitewire_bgp_messages_sent_total{peer,message="update"}[$__rate_interval]))`, Legend: "{{instance}} → {{session}} out"},
+				},
+			}, {
+				Title: "Prefixes withdrawn", Kind: TimeSeries, W: 12, H: 8, Unit: "cps", Steps: neutral, Below: "out$", NoValue: "no BGP",
+				Question: "How fast are prefixes taken back, in above and out below the line?",
+				Normal:   "0.",
+				Do:       "A burst is a failure behind that peer.",
+				Queries: []Query{
+					{Expr: `rate(sitewire_bgp_withdrawn_prefixes_received_total{peer}[$__rate_interval])`, Legend: "{{instance}} → {{session}} in"},
+					{Expr: `rate(sitewire_bgp_withdrawn_prefixes_sent_total{peer}[$__rate_interval])`, Legend: "{{instance}} → {{session}} out"},
+				},
+			}, {
+				Title: "Messages waiting to be sent", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "Does a peer take our messages as fast as we make them?",
+				Normal:   "0, for moments more when a table is sent.",
+				Do:       "A queue that stays: the peer is stuck or the path drops large segments (MTU); the session will fall at the hold time.",
+				Queries:  []Query{{Expr: `sitewire_bgp_out_queue_messages{peer}`, Legend: "{{instance}} → {{session}}"}},
+			}, {
+				Title: "TCP round-trip time", Kind: TimeSeries, W: 6, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "How long does the kernel see each session's segments take?",
+				Normal:   "The round-trip time of the tunnel.",
+				Do:       "Far above the probes' time: the peer's host is busy or delays its acknowledgements.",
+				Queries:  []Query{{Expr: `sitewire_bgp_tcp_rtt_seconds{peer}`, Legend: "{{instance}} → {{session}}"}},
+			}, {
+				Title: "TCP retransmits", Kind: TimeSeries, W: 6, H: 8, Unit: "pps", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Question: "Are segments of BGP lost?",
+				Normal:   "0.",
+				Do:       "Retransmits with little loss of probes: large segments do not fit, look at the path MTU.",
+				Queries:  []Query{{Expr: `rate(sitewire_bgp_tcp_retransmits_total{peer}[$__rate_interval])`, Legend: "{{instance}} → {{session}}"}},
+			}},
+		}, {
+			Title: "Monitored prefixes (only where the configuration lists some)", Collapsed: true,
+			Panels: []Panel{{
+				Title: "Monitored prefixes received", Kind: StateTimeline, W: 12, H: 9, Unit: "none", Steps: upSteps, NoValue: "No prefix is monitored.",
+				States:   []State{{"0", "absent", "red"}, {"1", "received", "green"}},
+				Question: "When did each peer announce the prefixes on the operator's list?",
+				Normal:   "Green from the peers that should announce them; the others are red all the time.",
+				Do:       "A change to red is a site or a path that was lost.",
+				Queries:  []Query{{Expr: `sitewire_bgp_monitored_prefix_received{peer}`, Legend: "{{instance}} → {{session}} {{prefix}}"}},
+			}, {
+				Title: "Monitored prefixes advertised", Kind: StateTimeline, W: 12, H: 9, Unit: "none", Steps: upSteps, NoValue: "No prefix is monitored.",
+				States:   []State{{"0", "absent", "red"}, {"1", "advertised", "green"}},
+				Question: "When did we announce the prefixes on the operator's list to each peer?",
+				Normal:   "Green to the peers that should hear them; the others are red all the time.",
+				Do:       "A change to red: the prefix is gone here, or the export policy changed.",
+				Queries:  []Query{{Expr: `sitewire_bgp_monitored_prefix_advertised{peer}`, Legend: "{{instance}} → {{session}} {{prefix}}"}},
+			}},
+		}, {
+			Title: "BFD (only for sessions that have it)", Collapsed: true,
+			Panels: []Panel{{
+				Title: "State of BFD", Kind: StateTimeline, W: 12, H: 8, Unit: "none", Steps: upSteps, States: upDown, NoValue: "no BFD",
+				Question: "When was each BFD session up?",
+				Normal:   "Green throughout.",
+				Do:       "Each fall resets BGP: short falls without loss of probes mean timers that are too tight.",
+				Queries:  []Query{{Expr: `sitewire_bfd_session_up{peer}`, Legend: "{{instance}} → {{session}}"}},
+			}, {
+				Title: "Falls of BFD in the last hour, by diagnostic", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "No BFD session fell.",
+				Question: "How often did BFD fall, and by whose word?",
+				Normal:   "0.",
+				Do:       "Control detection time expired: we heard nothing. Neighbour signalled session down: the far side heard nothing. Lengthen the detection time if both paths are fine.",
+				Alerts:   []string{"SitewireBFDFlapping"},
+				Queries: []Query{{Expr: `sum by (instance, session, diagnostic) (increase(sitewire_bfd_session_downs_total{peer}[1h]))`,
+					Legend: "{{instance}} → {{session}} {{diagnostic}}"}},
+			}, {
+				Title: "BFD packets", Kind: TimeSeries, W: 12, H: 8, Unit: "pps", Steps: neutral, Below: "out$", NoValue: "no BFD",
+				Question: "Do control packets flow both ways, in above and out below the line?",
+				Normal:   "Mirror images, one packet for each interval.",
+				Do:       "In thinner than out: packets are lost on the way to us, or this host is too busy to read them.",
+				Queries: []Query{
+					{Expr: `rate(sitewire_bfd_control_packets_received_total{peer}[$__rate_interval])`, Legend: "{{instance}} → {{session}} in"},
+					{Expr: `rate(sitewire_bfd_control_packets_transmitted_total{peer}[$__rate_interval])`, Legend: "{{instance}} → {{session}} out"},
+				},
+			}, {
+				Title: "BFD packets dropped", Kind: TimeSeries, W: 6, H: 8, Unit: "pps", Min: new(0.0), Steps: neutral, NoValue: "no BFD",
+				Question: "Are control packets thrown away, and why?",
+				Normal:   "0.",
+				Do:       "unknown_peer: somebody speaks BFD who is not configured. queue_full: this host is too busy.",
+				Queries:  []Query{{Expr: `sum by (instance, reason) (rate(sitewire_bfd_packets_dropped_total{gw}[$__rate_interval]))`, Legend: "{{instance}} {{reason}}"}},
+			}, {
+				Title: "BFD detection time", Kind: TimeSeries, W: 6, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no BFD",
+				Question: "After how long a silence does BFD give up?",
+				Normal:   "What was configured, at least 0.9 s over tunnels.",
+				Do:       "Longer than configured: the far side asked for more. Shorter than a second: expect falls when a CPU is busy.",
+				Queries:  []Query{{Expr: `sitewire_bfd_detection_time_seconds{peer}`, Legend: "{{instance}} → {{session}}"}},
+			}},
+		}, {
+			Title: "RPKI (only where it is configured)", Collapsed: true,
+			Panels: []Panel{{
+				Title: "State of the RPKI servers", Kind: StateTimeline, W: 6, H: 8, Unit: "none", Steps: upSteps, States: upDown, NoValue: "no RPKI",
+				Question: "When was each RPKI server answering?",
+				Normal:   "Green throughout.",
+				Do:       "The last data stay in force until they expire: repair the cache before that.",
+				Queries:  []Query{{Expr: `sitewire_rpki_session_up{gw}`, Legend: "{{instance}} → {{server}}"}},
+			}, {
+				Title: "Age of the RPKI data", Kind: TimeSeries, W: 6, H: 8, Unit: "s", Min: new(0.0), Lines: true, NoValue: "no RPKI",
+				Steps:    []Step{{Color: "green"}, {7200, "red"}},
+				Question: "When did each server last complete an update?",
+				Normal:   "A saw below an hour.",
+				Do:       "Over two hours: the server answers and has nothing new, or does not answer.",
+				Alerts:   []string{"SitewireRPKIStale"},
+				Queries: []Query{{Expr: `(time() - sitewire_rpki_last_update_timestamp_seconds{gw}) and sitewire_rpki_last_update_timestamp_seconds{gw} > 0`,
+					Legend: "{{instance}} → {{server}}"}},
+			}, {
+				Title: "VRPs", Kind: TimeSeries, W: 6, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no RPKI",
+				Question: "How many validated payloads does each server give?",
+				Normal:   "Slowly growing, the same from all servers.",
+				Do:       "A fall by much: the server lost a trust anchor; routes turn from valid to unknown.",
+				Queries:  []Query{{Expr: `sitewire_rpki_vrps{family}`, Legend: "{{instance}} → {{server}} {{family}}"}},
+			}, {
+				Title: "RPKI serial", Kind: TimeSeries, W: 6, H: 8, Unit: "none", Steps: neutral, NoValue: "no RPKI",
+				Question: "Does each server move on?",
+				Normal:   "Steps upwards.",
+				Do:       "Flat for hours: the cache does not validate any more. Back to a small number: it was restarted.",
+				Queries:  []Query{{Expr: `sitewire_rpki_serial{gw}`, Legend: "{{instance}} → {{server}}"}},
+			}},
+		}},
+	}
+}
