@@ -2,7 +2,8 @@ package metrics
 
 import "embed"
 
-// Assets are the alerting rules, for whoever sets a Prometheus up.
+// Assets are the rules for Prometheus and the dashboards for Grafana, for whoever sets one up: prometheus/*.rules.yaml and
+// grafana/*.json.
 //
-//go:embed prometheus/sitewire.rules.yaml
+//go:embed prometheus/*.rules.yaml
 var Assets embed.FS

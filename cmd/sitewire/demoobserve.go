@@ -42,11 +42,12 @@ var managementNet = netip.MustParsePrefix("10.99.0.0/24")
 
 // demoObserver is a namespace with a Prometheus that scrapes all gateways.
 type demoObserver struct {
-	ns     *netns.NS
-	dir    string            // configuration, rules and dashboards
-	shown  map[string]string // URL outside, by name
-	client *http.Client      // dials inside
-	alerts string            // path of the page of alerts
+	ns      *netns.NS
+	dir     string            // configuration, rules and dashboards
+	address netip.AddrPort    // of Prometheus
+	shown   map[string]string // URL outside, by name
+	client  *http.Client      // dials inside
+	alerts  string            // path of the page of alerts
 	// grafana is nil without Grafana.
 	grafana *demoProcess
 }
@@ -73,7 +74,7 @@ func (l *demoLab) addObserver() error {
 		}
 		s.metrics = netip.AddrPortFrom(addr, demoMetricsPort)
 	}
-	o := &demoObserver{ns: ns, dir: filepath.Join(ns.StateDir(), "observe"), shown: map[string]string{}}
+	o := &demoObserver{ns: ns, dir: filepath.Join(ns.StateDir(), "observe"), address: prometheusAddress, shown: map[string]string{}}
 	o.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: o.dial}}
 	l.observer = o
 	return o.writeFiles(l.sites)
@@ -118,18 +119,11 @@ func (l *demoLab) startObserving(listeners map[string]net.Listener) error {
 		return errors.New("--observe needs the listener that `sitewire demo` makes before it enters its namespaces: start it as `sitewire demo`")
 	}
 	o.shown[demoPrometheus] = "http://" + outside.Addr().String()
-	data := filepath.Join(o.ns.StateDir(), "prometheus") // in memory, as all of the lab
-	cmd := o.ns.Command(context.Background(), "prometheus",
-		"--config.file="+filepath.Join(o.dir, "prometheus.yml"),
-		"--storage.tsdb.path="+data, "--storage.tsdb.retention.time=6h", "--storage.tsdb.retention.size=256MB",
-		"--web.listen-address="+prometheusAddress.String(), "--web.external-url="+o.shown[demoPrometheus], "--log.level=warn",
-	)
-	cmd.Dir = o.dir
-	if _, err := l.launch(demoPrometheus, cmd, filepath.Join(o.ns.StateDir(), "prometheus.log")); err != nil {
+	if err := l.startPrometheus(o, demoPrometheus, "--web.external-url="+o.shown[demoPrometheus]); err != nil {
 		return err
 	}
 	mux := http.NewServeMux()
-	mux.Handle("/", o.proxy(prometheusAddress))
+	mux.Handle("/", o.proxy(o.address))
 	mux.Handle(demoFiles, http.StripPrefix(demoFiles, http.FileServerFS(os.DirFS(o.dir))))
 	go serveDemo(outside, mux)
 
@@ -143,6 +137,18 @@ func (l *demoLab) startObserving(listeners map[string]net.Listener) error {
 }
 
 func portText(a netip.AddrPort) string { return strconv.Itoa(int(a.Port())) }
+
+// startPrometheus runs a Prometheus for an observer, at the observer's address.
+func (l *demoLab) startPrometheus(o *demoObserver, name string, args ...string) error {
+	data := filepath.Join(o.ns.StateDir(), name) // in memory, as all of the lab
+	cmd := o.ns.Command(context.Background(), "prometheus", append([]string{
+		"--config.file=" + filepath.Join(o.dir, "prometheus.yml"), "--log.level=warn", "--web.listen-address=" + o.address.String(),
+		"--storage.tsdb.path=" + data, "--storage.tsdb.retention.time=6h", "--storage.tsdb.retention.size=256MB",
+	}, args...)...)
+	cmd.Dir = o.dir
+	_, err := l.launch(name, cmd, data+".log")
+	return err
+}
 
 // serveDemo serves until the demo ends; a listener does not break before.
 func serveDemo(l net.Listener, h http.Handler) {
@@ -175,7 +181,7 @@ func (o *demoObserver) dial(ctx context.Context, network, address string) (c net
 
 // get gets a page of Prometheus.
 func (o *demoObserver) get(ctx context.Context, page string) (body []byte, status int, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+prometheusAddress.String()+page, nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+o.address.String()+page, nil)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -229,7 +235,7 @@ func (o *demoObserver) query(ctx context.Context, expr string) ([]sample, error)
 	return data.Result, err
 }
 
-// watch waits until Prometheus scrapes every gateway and has evaluated every rule.
+// watch waits until Prometheus scrapes every gateway and has evaluated the rules.
 func (l *demoLab) watch(ctx context.Context, say *narrator) error {
 	if l.observer == nil {
 		return nil
@@ -263,7 +269,8 @@ func (o *demoObserver) findAlerts(ctx context.Context) {
 	}
 }
 
-// rulesWell counts Prometheus' rules, and is an error if one has not been evaluated yet or could not be.
+// rulesWell counts Prometheus' rules, and is an error if none has been evaluated yet or one could not be. Some take a minute to have
+// their turn.
 func (o *demoObserver) rulesWell(ctx context.Context) (n int, err error) {
 	var data struct {
 		Groups []struct {
@@ -273,16 +280,20 @@ func (o *demoObserver) rulesWell(ctx context.Context) (n int, err error) {
 	if err := o.ask(ctx, "rules", nil, &data); err != nil {
 		return 0, err
 	}
+	well := 0
 	for _, g := range data.Groups {
 		for _, r := range g.Rules {
 			n++
-			if r.Health != "ok" {
-				return 0, fmt.Errorf("rule %s is %s %s", r.Name, r.Health, r.LastError)
+			switch r.Health {
+			case "ok":
+				well++
+			case "err":
+				return 0, fmt.Errorf("rule %s: %s", r.Name, r.LastError)
 			}
 		}
 	}
-	if n == 0 {
-		return 0, errors.New("it has no rules")
+	if well == 0 {
+		return 0, fmt.Errorf("it has evaluated none of %s", plural(n, "rule"))
 	}
 	return n, nil
 }

@@ -1,0 +1,292 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"sitewire/topologies/netns"
+)
+
+// observed is the demo's lab with its Prometheus, inside the test.
+type observed struct {
+	*testing.T
+	lab   *demoLab
+	start time.Time
+	asked map[string]bool // expressions, by where they are
+}
+
+// TestObserve looks at three sites through a real Prometheus with the rules as they are shipped: which alerts fire when a tunnel is cut,
+// that they clear, and what every panel of every dashboard shows after that.
+//
+// It takes the time that the alerts wait for, about four minutes, in which the machine has little to do: other tests run meanwhile.
+func TestObserve(t *testing.T) {
+	if testing.Short() {
+		t.Skip("alerts wait for minutes")
+	}
+	observable(t)
+	need(t, map[string]func() error{"program": program("promtool", "prometheus")})
+	t.Parallel()
+	if !inLab(t) {
+		return
+	}
+	o := newObserved(t)
+	o.scrapesAreClean()
+	o.quiet()
+	o.cutTunnel(o.lab.links[0])
+	o.recorded()
+	o.panels()
+	for where := range noData {
+		if !o.asked[where] {
+			o.Errorf("%s is listed as without data, and is not there", where)
+		}
+	}
+	o.Logf("%d expressions, %d of them without data for a reason", len(o.asked), len(noData))
+}
+
+func newObserved(t *testing.T) *observed {
+	t.Helper()
+	lab, err := newDemoLab(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := &observed{T: t, lab: lab, start: time.Now(), asked: map[string]bool{}}
+	t.Cleanup(func() {
+		lab.stop()
+		l.Close()
+		if t.Failed() {
+			var b strings.Builder
+			lab.printLogs(&b)
+			t.Log(b.String())
+		}
+	})
+	if err := lab.startGateways(); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.startObserving(map[string]net.Listener{demoPrometheus: l}); err != nil {
+		t.Fatal(err)
+	}
+	say := &narrator{errWriter: errWriter{w: io.Discard}, start: o.start}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, f := range []func(context.Context, *narrator) error{lab.bringUp, lab.watch, lab.pingAll} {
+		if err := f(ctx, say); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return o
+}
+
+func (o *observed) until(limit time.Duration, what string, f func() error) {
+	o.Helper()
+	ctx, cancel := context.WithTimeout(o.Context(), limit)
+	defer cancel()
+	ctx, forget := o.lab.alive(ctx)
+	defer forget()
+	if err := netns.WaitFor(ctx, time.Second, what, f); err != nil {
+		o.Fatal(err)
+	}
+}
+
+func (o *observed) query(expr string) []sample {
+	o.Helper()
+	s, err := o.lab.observer.query(o.Context(), expr)
+	if err != nil {
+		o.Fatalf("%s: %v", expr, err)
+	}
+	return s
+}
+
+// scrapesAreClean: promtool has nothing to say about what the gateways expose.
+func (o *observed) scrapesAreClean() {
+	for _, s := range o.lab.sites {
+		body, err := o.scrape(s)
+		if err != nil {
+			o.Fatal(err)
+		}
+		cmd := o.lab.observer.ns.Command(o.Context(), "promtool", "check", "metrics")
+		cmd.Stdin = strings.NewReader(body)
+		if out, err := cmd.CombinedOutput(); err != nil || len(out) > 0 {
+			o.Errorf("promtool check metrics, of %s: %v\n%s", s.name, err, out)
+		}
+	}
+}
+
+func (o *observed) scrape(s *demoSite) (string, error) {
+	resp, err := o.lab.observer.client.Get("http://" + s.metrics.String() + "/metrics")
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+// alert is what an engineer would be told; the other labels only repeat it.
+type alert struct{ name, instance, about string }
+
+func (a alert) String() string { return fmt.Sprintf("%s at %s about %s", a.name, a.instance, a.about) }
+
+func alertOf(labels map[string]string) alert {
+	about := labels["peer"]
+	if about == "" {
+		about = labels["site"]
+	}
+	return alert{strings.TrimPrefix(labels["alertname"], "Sitewire"), labels["instance"], about}
+}
+
+// alerts returns those in a state, pending or firing.
+func (o *observed) alerts(state string) (map[alert]bool, error) {
+	var data struct {
+		Alerts []struct {
+			Labels map[string]string
+			State  string
+		}
+	}
+	if err := o.lab.observer.ask(o.Context(), "alerts", nil, &data); err != nil {
+		return nil, err
+	}
+	all := map[alert]bool{}
+	for _, a := range data.Alerts {
+		if a.State == state {
+			all[alertOf(a.Labels)] = true
+		}
+	}
+	return all, nil
+}
+
+// quiet: nobody is called while all is well, nor about to be.
+func (o *observed) quiet() {
+	for _, state := range []string{"firing", "pending"} {
+		got, err := o.alerts(state)
+		if err != nil {
+			o.Fatal(err)
+		}
+		if len(got) > 0 {
+			o.Errorf("all is well, and %s: %v", state, slices.Collect(maps.Keys(got)))
+		}
+	}
+}
+
+// cutTunnel makes a path drop everything, silently, until all alerts that are due fire, and mends it: they clear. No other alert fires.
+func (o *observed) cutTunnel(path *demoLink) {
+	a, b := path.a.name, path.b.name
+	want := map[alert]bool{}
+	for _, ends := range [][2]string{{a, b}, {b, a}} {
+		// The other site is still reached, through the third one, so nothing that is about routes or traffic may fire.
+		for _, name := range []string{"TunnelDown", "SiteIsolated"} {
+			want[alert{name, ends[0], ends[1]}] = true
+		}
+	}
+	if err := o.lab.cut(path); err != nil {
+		o.Fatal(err)
+	}
+	cut := time.Now()
+	told := map[alert]bool{}
+	o.until(6*time.Minute, "the alerts", func() error {
+		got, err := o.alerts("firing")
+		if err != nil {
+			return err
+		}
+		for x := range got {
+			if !told[x] {
+				o.Logf("%4.0f s after the cut: %v", time.Since(cut).Seconds(), x)
+				told[x] = true
+			}
+		}
+		var missing []string
+		for x := range want {
+			if !got[x] {
+				missing = append(missing, x.String())
+			}
+		}
+		if len(missing) > 0 {
+			slices.Sort(missing)
+			return fmt.Errorf("not fired: %s", strings.Join(missing, ", "))
+		}
+		return nil
+	})
+	if err := o.lab.heal(path); err != nil {
+		o.Fatal(err)
+	}
+	healed := time.Now()
+	o.until(time.Minute, "the alerts to clear", func() error {
+		got, err := o.alerts("firing")
+		if err == nil && len(got) > 0 {
+			err = fmt.Errorf("still firing: %v", slices.Collect(maps.Keys(got)))
+		}
+		return err
+	})
+	o.Logf("all clear %.0f s after the path was mended", time.Since(healed).Seconds())
+
+	// Prometheus keeps what has ever fired or was about to, also between two looks.
+	for _, s := range o.query(`max by (alertname, instance, peer, site, alertstate) (max_over_time(ALERTS[1h]))`) {
+		x, state := alertOf(s.Metric), s.Metric["alertstate"]
+		if why := mayPend[x.name]; state == "pending" && why != "" {
+			o.Logf("pending, as it may be: %v: %s", x, why)
+		} else if !want[x] {
+			o.Errorf("%s without a reason: %v", state, x)
+		}
+	}
+}
+
+// mayPend are alerts that a cut of minutes rightly makes Prometheus wait for, and that must not fire.
+var mayPend = map[string]string{
+	"BGPSessionDown":   "the session ends before the tunnel counts as dead, which explains it",
+	"TunnelPacketLoss": "a cut of three minutes in a window of five loses more than a twentieth",
+}
+
+// recorded: every recording rule has made series.
+func (o *observed) recorded() {
+	var data struct {
+		Groups []struct {
+			Rules []struct{ Type, Name string }
+		}
+	}
+	if err := o.lab.observer.ask(o.Context(), "rules", nil, &data); err != nil {
+		o.Fatal(err)
+	}
+	seen := 0
+	for _, g := range data.Groups {
+		for _, r := range g.Rules {
+			if r.Type != "recording" {
+				continue
+			}
+			seen++
+			o.shows("rule "+r.Name, `{__name__="`+r.Name+`"}`)
+		}
+	}
+	if seen == 0 {
+		o.Error("no recording rules")
+	}
+}
+
+// values evaluates an expression over the life of the lab and counts the numbers that it gave.
+func (o *observed) values(expr string) (numbers int, err error) {
+	var data struct {
+		Result []struct{ Values [][2]any }
+	}
+	err = o.lab.observer.ask(o.Context(), "query_range", url.Values{
+		"query": {expr}, "step": {"5"},
+		"start": {fmt.Sprint(o.start.Unix())}, "end": {fmt.Sprint(time.Now().Unix())},
+	}, &data)
+	for _, series := range data.Result {
+		for _, v := range series.Values {
+			if v[1] != "NaN" {
+				numbers++
+			}
+		}
+	}
+	return numbers, err
+}
