@@ -25,6 +25,7 @@ import (
 	"sitewire/bgp"
 	"sitewire/gateway/config"
 	"sitewire/gateway/host"
+	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
@@ -47,6 +48,12 @@ type Speaker interface {
 	Changed() <-chan struct{}
 }
 
+// Prober sends echoes through the tunnels.
+type Prober interface {
+	Set([]probe.Target)
+	Snapshot() []*probe.Stats
+}
+
 // Options of a Gateway. All are needed unless said otherwise.
 type Options struct {
 	Config *config.Config
@@ -60,9 +67,11 @@ type Options struct {
 	// is none, and whether it is ours. Only for explanations; may be nil.
 	KernelRoute func(context.Context, netip.Addr) (text string, ours bool, err error)
 	NewSpeaker  func(bgp.Config, bgp.Sink) Speaker
-	Resolver    Resolver
-	Log         *slog.Logger
-	Version     string
+	// Prober is told what to probe; whoever made it runs it. Nil probes nothing.
+	Prober   Prober
+	Resolver Resolver
+	Log      *slog.Logger
+	Version  string
 	// Poll is the period of reading the devices' statistics; 0 means one second.
 	Poll time.Duration
 	// Feed is made by New if nil.
@@ -293,6 +302,7 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 // which prefixes of peers without BGP can be announced.
 func (g *Gateway) follow(ctx context.Context) {
 	cfg, ts := g.Config(), g.Tunnels()
+	g.setProbes(cfg, ts)
 	g.refill(ctx, cfg)
 	want := speakerConfig(cfg, ts)
 	if !g.spoken || !sameSpeech(want, g.lastSpeak) {
@@ -428,6 +438,7 @@ func (g *Gateway) apply(ctx context.Context, cfg *config.Config) error {
 	}
 	info := ConfigInfo{Path: cfg.Path, Hash: hash(cfg), Generation: old.info.Generation + 1, Applied: time.Now()}
 	g.current.Store(&inForce{cfg: cfg, info: info})
+	g.setProbes(cfg, g.Tunnels())
 	g.log.Info("configuration applied", "generation", info.Generation, "hash", info.Hash)
 	return nil
 }

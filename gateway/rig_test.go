@@ -128,7 +128,7 @@ func (r *rig) load(path string) (*config.Config, error) {
 func (r *rig) write(text string) {
 	r.t.Helper()
 	text = strings.ReplaceAll(text, "DIR", r.dir)
-	for _, name := range []string{"nyc", "nyc-2", "store", "ams", "zrh"} {
+	for _, name := range []string{"nyc", "nyc-2", "store", "ams", "zrh", "four", "lte", "off", "plain", "sleepy"} {
 		text = strings.ReplaceAll(text, "KEY("+name+")", wgtest.Peer(name).PublicKey.String())
 	}
 	writeFile(r.t, filepath.Join(r.dir, "sitewire.yaml"), text)

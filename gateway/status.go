@@ -74,6 +74,26 @@ type Peer struct {
 	Sessions   []bgp.Session  `json:"sessions,omitempty"`
 	AllowedIPs map[string]int `json:"allowed_ips"` // programmed, by family
 	Routes     map[string]int `json:"routes"`      // best routes through it, by family
+	Probe      *Probe         `json:"probe,omitempty"`
+}
+
+// Probe is what echoes through a tunnel found. A peer without one is not probed. Times are in seconds.
+type Probe struct {
+	Interval float64 `json:"interval_seconds"`
+	// Sent and Lost count since the peer was configured: echoes whose outcome is known.
+	Sent uint64 `json:"sent"`
+	Lost uint64 `json:"lost"`
+	// The last echoes, at most probe.RecentEchoes of them, and the round-trip times of their answers; zero without one.
+	Recent     int     `json:"recent"`
+	RecentLost int     `json:"recent_lost"`
+	RTT        float64 `json:"rtt_seconds,omitempty"` // of the last answer
+	RTTMin     float64 `json:"rtt_min_seconds,omitempty"`
+	RTTMean    float64 `json:"rtt_mean_seconds,omitempty"`
+	RTTMax     float64 `json:"rtt_max_seconds,omitempty"`
+	// PathMTU is the largest packet that gets through, in bytes; 0 is unknown.
+	PathMTU int `json:"path_mtu,omitempty"`
+	// Error is why the last echo could not be sent.
+	Error string `json:"error,omitempty"`
 }
 
 // Sessions is the answer of GET /v1/bgp.

@@ -9,6 +9,7 @@ import (
 
 	"sitewire/bgp"
 	"sitewire/gateway/config"
+	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
@@ -19,7 +20,7 @@ func (g *Gateway) Status() Status {
 	ts, speaker, table := g.Tunnels(), g.Sessions(), g.Routing()
 	s := Status{
 		APIVersion: APIVersion,
-		Problems:   problems(f, ts, speaker, table),
+		Problems:   problems(f, ts, speaker, table, g.probes()),
 		Health:     "ok",
 		Site:       f.cfg.Site,
 		Version:    g.o.Version,
@@ -59,7 +60,7 @@ func byFamily[T any](n [2]T) map[string]T {
 
 // problems lists what an operator should look at, with the cause rather than its effects: a session behind a tunnel
 // that is down is not mentioned.
-func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.Status) []Problem {
+func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.Status, probes map[string]*probe.Stats) []Problem {
 	out := []Problem{}
 	add := func(subject, what, fix string) { out = append(out, Problem{subject, what, fix}) }
 	if f.info.LastError != "" {
@@ -82,6 +83,8 @@ func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.S
 		case wg.TunnelDown:
 			add(t.Peer, fmt.Sprintf("tunnel is down since %s: %s", t.Since.Format(time.RFC3339), t.Reason),
 				"look at the other end and at the path to "+endpointText(t))
+		case wg.TunnelUp:
+			out = append(out, probeProblems(t, probes[t.Peer])...)
 		}
 	}
 	for _, s := range speaker.Sessions {
@@ -114,12 +117,13 @@ func endpointText(t wg.Tunnel) string {
 
 // Peers lists tunnels with what hangs on them.
 func (g *Gateway) Peers() Peers {
-	cfg, speaker, table := g.Config(), g.Sessions(), g.Routing()
+	cfg, speaker, table, probes := g.Config(), g.Sessions(), g.Routing(), g.probes()
 	out := Peers{APIVersion: APIVersion, Peers: []Peer{}}
 	for _, t := range g.Tunnels() {
 		p := Peer{Tunnel: t, AllowedIPs: byFamily(allowedIPs(table, t.Peer)), Routes: byFamily(routesVia(table, t.Peer))}
 		if i := slices.IndexFunc(cfg.Peers, func(c *config.Peer) bool { return c.Name == t.Peer }); i >= 0 {
 			p.ASN, p.Mode = cfg.Peers[i].ASN, string(cfg.Peers[i].Mode)
+			p.Probe = probeView(cfg.Peers[i].Probe, probes[t.Peer])
 		}
 		for _, s := range speaker.Sessions {
 			if s.Tunnel && s.Peer == t.Peer {

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sitewire/bgp"
+	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
@@ -39,6 +40,7 @@ func Catalogue() []Metric {
 			Routes:  func() *routes.Status { return nil },
 			Kernel:  func() *Kernel { return nil },
 			API:     func() API { return API{} },
+			Probes:  func() []*probe.Stats { return nil },
 		},
 		EndpointInfo: true,
 	})

@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sitewire/bgp"
+	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
@@ -39,6 +40,8 @@ type Source struct {
 	Routes func() *routes.Status
 	Kernel func() *Kernel
 	API    func() API
+	// Probes lists every configured peer, probed or not.
+	Probes func() []*probe.Stats
 }
 
 // CollectorOptions for NewCollector.
@@ -75,6 +78,7 @@ type scrape struct {
 	routes  *routes.Status
 	kernel  *Kernel
 	api     API
+	probes  []*probe.Stats
 }
 
 // NewCollector makes a collector. It calls nothing of the source.
@@ -87,6 +91,9 @@ func NewCollector(o CollectorOptions) *Collector {
 	}
 	if o.Source.Tunnels != nil {
 		c.groups = append(c.groups, group{"tunnels", newTunnelMetrics(cat, o.EndpointInfo).collect})
+	}
+	if o.Source.Probes != nil {
+		c.groups = append(c.groups, group{"probes", newProbeMetrics(cat).collect})
 	}
 	if o.Source.BGP != nil {
 		c.groups = append(c.groups, group{"bgp", newBGPMetrics(cat).collect})
@@ -161,6 +168,9 @@ func (c *Collector) snapshots() *scrape {
 	}
 	if c.source.API != nil {
 		s.api = c.source.API()
+	}
+	if c.source.Probes != nil {
+		s.probes = c.source.Probes()
 	}
 	return s
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sitewire/bgp"
+	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
@@ -27,6 +28,7 @@ type fake struct {
 	routes  *routes.Status
 	kernel  *Kernel
 	api     API
+	probes  []*probe.Stats
 }
 
 func (f *fake) source() Source {
@@ -37,6 +39,7 @@ func (f *fake) source() Source {
 		Routes:  func() *routes.Status { return f.routes },
 		Kernel:  func() *Kernel { return f.kernel },
 		API:     func() API { return f.api },
+		Probes:  func() []*probe.Stats { return f.probes },
 	}
 }
 
@@ -80,6 +83,12 @@ func gateway() *fake {
 			{Peer: "store-17", Site: "store-17", Device: "sw-hub", Backend: "userspace", PublicKey: wg.PublicKey{3}, State: wg.TunnelStale,
 				LastHandshake: at(3), MTU: 1380, Handshakes: 1},
 			{Peer: "new", Site: "new", Device: "sw-new", Backend: "kernel", PublicKey: wg.PublicKey{4}, State: wg.TunnelNew, MTU: 1420},
+		},
+		probes: []*probe.Stats{
+			{Peer: "new"},
+			{Peer: "nyc", Sent: 6, Lost: 1, RTT: roundTrips(0.0004, 0.02, 0.021, 0.045, 2.75), PathMTU: 1420},
+			{Peer: "osl", Sent: 60, Lost: 60},
+			{Peer: "store-17"},
 		},
 		bgp: &bgp.Snapshot{
 			Time: at(99.5),
@@ -177,7 +186,8 @@ func calls(milliseconds ...int) bgp.Latency {
 func large(n int) *fake {
 	f := gateway()
 	tunnel, session := f.tunnels[0], f.bgp.Sessions[0]
-	f.tunnels, f.bgp.Sessions = nil, nil
+	stats := f.probes[1]
+	f.tunnels, f.bgp.Sessions, f.probes = nil, nil, nil
 	for i := range n {
 		name := fmt.Sprintf("branch-%04d", i)
 		tunnel.Peer, tunnel.Site, tunnel.Device = name, name, fmt.Sprintf("sw-%04d", i)
@@ -185,6 +195,9 @@ func large(n int) *fake {
 		session.Downs = maps.Clone(session.Downs)
 		f.tunnels = append(f.tunnels, tunnel)
 		f.bgp.Sessions = append(f.bgp.Sessions, session)
+		s := *stats
+		s.Peer = name
+		f.probes = append(f.probes, &s)
 		for family := range routes.IPv6 + 1 {
 			key := routes.PeerFamily{Peer: name, Family: family}
 			f.routes.Desired.Routes[routes.RouteKey{Family: family, Source: routes.BGP, Label: name}] = i
@@ -193,4 +206,13 @@ func large(n int) *fake {
 	}
 	f.tunnels, f.bgp.Sessions = slices.Clip(f.tunnels), slices.Clip(f.bgp.Sessions)
 	return f
+}
+
+// roundTrips is a histogram of these times in seconds.
+func roundTrips(seconds ...float64) probe.Histogram {
+	var h probe.Histogram
+	for _, s := range seconds {
+		h.Observe(time.Duration(s * float64(time.Second)))
+	}
+	return h
 }

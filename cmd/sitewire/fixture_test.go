@@ -96,7 +96,8 @@ func newFixture() fixture {
 			Routes: map[string]int{"ipv4": 618, "ipv6": 480}, Synced: true,
 		},
 		peers: gateway.Peers{APIVersion: "v1", Peers: []gateway.Peer{
-			{Tunnel: tunnels[0], ASN: 4242420002, Mode: "learned", Sessions: []bgp.Session{nyc}, AllowedIPs: map[string]int{"ipv4": 618, "ipv6": 481}, Routes: map[string]int{"ipv4": 618, "ipv6": 480}},
+			{Tunnel: tunnels[0], ASN: 4242420002, Mode: "learned", Sessions: []bgp.Session{nyc}, AllowedIPs: map[string]int{"ipv4": 618, "ipv6": 481}, Routes: map[string]int{"ipv4": 618, "ipv6": 480},
+				Probe: &gateway.Probe{Interval: 10, Sent: 9402, Lost: 31, Recent: 60, RecentLost: 1, RTT: 0.0201, RTTMin: 0.018, RTTMean: 0.0212, RTTMax: 1.045, PathMTU: 1420}},
 			{Tunnel: tunnels[1], ASN: 4242420003, Mode: "learned", Sessions: []bgp.Session{sin}, AllowedIPs: map[string]int{"ipv6": 1}, Routes: map[string]int{}},
 			{Tunnel: tunnels[2], Mode: "list", AllowedIPs: map[string]int{"ipv4": 1}, Routes: map[string]int{"ipv4": 1}},
 		}},

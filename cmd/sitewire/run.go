@@ -18,6 +18,7 @@ import (
 	"sitewire/gateway"
 	"sitewire/gateway/config"
 	"sitewire/gateway/host"
+	"sitewire/gateway/probe"
 	"sitewire/metrics"
 	"sitewire/routes/fib"
 )
@@ -67,6 +68,7 @@ type process struct {
 	fib     *fib.FIB
 	gateway *gateway.Gateway
 	api     *gateway.API
+	prober  *probe.Prober
 	devices deviceWatch
 	serving atomic.Bool // the API listens
 }
@@ -107,6 +109,7 @@ func (d *process) run(ctx context.Context) error {
 		return err
 	}
 	defer d.fib.Close()
+	d.prober = probe.New(probe.Options{Log: d.log.With("part", "probe")})
 	d.gateway = gateway.New(gateway.Options{
 		Config:  d.cfg,
 		Load:    d.load,
@@ -120,6 +123,7 @@ func (d *process) run(ctx context.Context) error {
 		NewSpeaker: func(c bgp.Config, sink bgp.Sink) gateway.Speaker {
 			return bgp.New(bgp.Options{Config: c, Sink: sink, Log: d.log.With("part", "bgp")})
 		},
+		Prober:   d.prober,
 		Resolver: resolve,
 		Log:      d.log,
 		Version:  version,
@@ -172,6 +176,7 @@ func (d *process) start(group *errgroup.Group, ctx context.Context) {
 	d.api = &gateway.API{Gateway: d.gateway, Path: d.cfg.Socket, Log: d.log.With("part", "api")}
 	task(d.api.String(), d.api.Run)
 	task("fib", d.fib.Run)
+	task(d.prober.String(), d.prober.Run)
 	task("systemd", func(ctx context.Context) error { return d.notify(ctx) })
 	task("signals", d.reloadOnSignal)
 	if os.Getenv("GOGC") == "" { // whoever sets it knows better

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"sitewire/gateway/config"
@@ -22,6 +23,7 @@ func (d *process) serveMetrics(ctx context.Context) error {
 				Process: d.processMetrics, Kernel: d.kernelMetrics,
 				Tunnels: d.gateway.Tunnels, BGP: d.gateway.Sessions, Routes: d.gateway.Routing,
 				API: d.apiMetrics,
+				Probes: d.prober.Snapshot,
 			},
 		}),
 	})
@@ -76,10 +78,18 @@ func (d *process) components(cfg *config.Config) map[string]bool {
 		"rtnetlink": time.Since(d.gateway.Routing().LastReconcile) < missed*cfg.Routes.ReconcileEvery+grace,
 		"api":       d.serving.Load(),
 	}
+	if probes(cfg) {
+		up["probe"] = d.prober.Trouble() == nil
+	}
 	if cfg.ASN != 0 {
 		up["bgp"] = !d.gateway.Sessions().Time.IsZero()
 	}
 	return up
+}
+
+// probes tells whether any tunnel is to be probed.
+func probes(cfg *config.Config) bool {
+	return slices.ContainsFunc(cfg.Peers, func(p *config.Peer) bool { return p.Probe > 0 })
 }
 
 // kernelMetrics counts what the routes' driver asked of the kernel. An operation that fails counts under what it was about, whichever of its

@@ -58,6 +58,9 @@ func (c *Config) settings() []setting {
 	add("wireguard.listen_port", w.ListenPort)
 	add("wireguard.fwmark", fmt.Sprintf("%#x", w.FirewallMark))
 	add("wireguard.mtu", w.MTU)
+	add("probe.interval", cmp.Or(format(c.Probe.Interval), "off"))
+	add("probe.timeout", c.Probe.Timeout)
+	add("probe.mtu", strconv.FormatBool(c.Probe.MTU))
 	b := c.BGP
 	add("bgp.port", b.Port)
 	add("bgp.listen", joined(b.Listen))
@@ -103,6 +106,7 @@ func (c *Config) settings() []setting {
 		add("mtu", p.MTU)
 		add("keepalive", p.Keepalive)
 		add("dead_after", p.DeadAfter)
+		add("probe", cmp.Or(format(p.Probe), "off"))
 		t := p.Tunnel
 		add("tunnel.local", t.Local)
 		add("tunnel.remote", t.Remote)

@@ -40,6 +40,7 @@ type Config struct {
 	Socket    string // path of the status API's unix socket
 	Metrics   Metrics
 	WireGuard WireGuard
+	Probe     Probe
 	BGP       BGP
 	Routes    Routes
 
@@ -98,6 +99,14 @@ type WireGuard struct {
 	FirewallMark uint32
 	// MTU of devices whose peer does not say otherwise, in bytes; 0 means from the path to the endpoint.
 	MTU int
+}
+
+// Probe says how tunnels are probed with echoes.
+type Probe struct {
+	// Interval between two echoes to a peer that does not say otherwise; 0 is off. Timeout is when one counts as lost.
+	Interval, Timeout time.Duration
+	// MTU looks for the largest packet that gets through each tunnel.
+	MTU bool
 }
 
 // BGP is what all sessions have in common.
@@ -162,7 +171,9 @@ type Peer struct {
 	// DeadAfter is how long a tunnel may be silent before it counts as dead; WireGuard's own limit is 180 s
 	// (wg.RejectAfterTime). Less needs keepalives from the other end.
 	DeadAfter time.Duration
-	Tunnel    Tunnel
+	// Probe is the interval of echoes through the tunnel; 0 sends none.
+	Probe  time.Duration
+	Tunnel Tunnel
 	// Mode of the allowed-IPs; Prefixes are those of mode List.
 	Mode     Mode
 	Prefixes []netip.Prefix

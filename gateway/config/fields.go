@@ -94,6 +94,7 @@ func topObject() object[raw] {
 		key("socket", pathKind(), func(c *raw) *string { return &c.Socket }, "/run/sitewire/sitewire.sock", "Unix socket of the status API, which the command line talks to."),
 		section("metrics", metricsObject(), func(c *raw) *Metrics { return &c.Metrics }, "Prometheus."),
 		section("wireguard", wireguardObject(), func(c *raw) *WireGuard { return &c.WireGuard }, "What all tunnels have in common."),
+		section("probe", probeObject(), func(c *raw) *Probe { return &c.Probe }, "Echoes through the tunnels, which measure loss and delay."),
 		section("bgp", bgpObject(), func(c *raw) *BGP { return &c.BGP }, "What all BGP sessions have in common."),
 		section("routes", routesObject(), func(c *raw) *Routes { return &c.Routes }, "How routes are written to the kernel."),
 		key("prefix_lists", named("prefix ranges", list(rangeKind())), func(c *raw) *[]entry[[]policy.PrefixRange] { return &c.prefixLists }, "none", "Named lists of prefix ranges, for the rules of policies."),
@@ -145,6 +146,14 @@ func wireguardObject() object[WireGuard] {
 		key("listen_port", number[uint16]("a UDP port", 1, 65535), func(w *WireGuard) *uint16 { return &w.ListenPort }, "51820 with a shared device", "UDP port of the shared device. Without one it is the port of the only peer that does not give its own."),
 		key("fwmark", orZero("off", number[uint32]("a firewall mark", 0, 1<<32-1)), func(w *WireGuard) *uint32 { return &w.FirewallMark }, "0x5357", "Mark on encrypted packets. A rule sends them to the underlay, so that no learned route can lead a tunnel into a tunnel."),
 		key("mtu", mtuKind(), func(w *WireGuard) *int { return &w.MTU }, "auto", "MTU of the devices in bytes; auto follows the path to the endpoint."),
+	}}
+}
+
+func probeObject() object[Probe] {
+	return object[Probe]{name: "probe", fields: []field[Probe]{
+		key("interval", orOff(seconds(time.Second, time.Hour)), func(p *Probe) *time.Duration { return &p.Interval }, "10s", "Time between two echoes to a peer, give or take a tenth."),
+		key("timeout", seconds(time.Second, time.Minute), func(p *Probe) *time.Duration { return &p.Timeout }, "3s", "Time after which an echo counts as lost; at most the interval."),
+		key("mtu", boolKind(), func(p *Probe) *bool { return &p.MTU }, "false", "Look for the largest packet that gets through each tunnel: when it comes up and every ten minutes."),
 	}}
 }
 

@@ -27,6 +27,7 @@ func peerObject() object[rawPeer] {
 		key("mtu", mtuKind(), func(p *rawPeer) *int { return &p.MTU }, "`wireguard.mtu`", "MTU of the peer's own device in bytes."),
 		key("keepalive", orOff(seconds(time.Second, 65535*time.Second)), func(p *rawPeer) *time.Duration { return &p.Keepalive }, "25s", "WireGuard's persistent keepalive."),
 		key("dead_after", seconds(2*time.Second, time.Hour), func(p *rawPeer) *time.Duration { return &p.DeadAfter }, "180s", "Silence after which the tunnel counts as dead. Less than 180s needs a shorter keepalive at the other end."),
+		key("probe", orOff(seconds(time.Second, time.Hour)), func(p *rawPeer) *time.Duration { return &p.Probe }, "`probe.interval`; off without keepalive", "Time between two echoes through the tunnel: longer where bytes cost money."),
 		section("tunnel", tunnelObject(), func(p *rawPeer) *Tunnel { return &p.Tunnel }, "Inner addresses. Without local and remote both ends use addresses that follow from the public keys."),
 		key("allowed_ips", allowedKind(), func(p *rawPeer) *rawAllowed { return &p.allowed }, "learned", "Prefixes whose packets the peer may send and gets: `learned` from BGP, `any`, or a list."),
 		key("asn", asnKind(), func(p *rawPeer) *uint32 { return &p.ASN }, "none: no BGP", "AS number of the peer."),

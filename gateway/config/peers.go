@@ -23,6 +23,7 @@ func (r *raw) resolvePeer(d *decoder, e entry[*rawPeer]) {
 	}
 	r.peerAllowed(d, e)
 	r.peerTunnel(d, e.v)
+	r.peerProbe(d, p)
 	r.peerPolicy(d, e)
 	if p.ASN != 0 && d.usable(&p.ASN, &p.Tunnel, &p.Tunnel.Local, &p.Tunnel.Remote) {
 		r.peerSessions(d, e.v)
@@ -140,6 +141,20 @@ func (r *raw) peerTunnel(d *decoder, p *rawPeer) {
 		return
 	}
 	t.Local, t.Remote, t.Derived = LinkLocal(r.WireGuard.PublicKey), LinkLocal(p.PublicKey), true
+}
+
+// peerProbe leaves tunnels alone that may sleep, and those without an address to ask.
+func (r *raw) peerProbe(d *decoder, p *Peer) {
+	if !d.given(&p.Probe) && p.Keepalive > 0 {
+		p.Probe = r.Probe.Interval
+	}
+	if len(p.Tunnel.Remotes()) > 0 || p.Probe == 0 || !d.usable(&p.Tunnel) {
+		return
+	}
+	p.Probe = 0
+	if d.given(&p.Probe) {
+		d.warnf(d.at(&p.Probe), "peer %s has no addresses in its tunnel, so that there is nothing to probe: give it tunnel: { local: …, remote: … }", p.Name)
+	}
 }
 
 func (r *raw) peerPolicy(d *decoder, e entry[*rawPeer]) {

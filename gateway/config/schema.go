@@ -83,6 +83,7 @@ func Reference() string {
 	table(&b, "`log`", logObject())
 	table(&b, "`metrics`", metricsObject())
 	table(&b, "`wireguard`", wireguardObject())
+	table(&b, "`probe`", probeObject())
 	table(&b, "`bgp`", bgpObject())
 	table(&b, "`routes`", routesObject())
 	table(&b, "`peers.NAME`", peerObject())
