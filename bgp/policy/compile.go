@@ -106,6 +106,14 @@ func (p *Policy) program() (*program, error) {
 	}
 	compile("import", p.Import, &prog.imports)
 	compile("export", p.Export, &prog.exports)
+	for i := range p.Export {
+		if m := &p.Export[i].Match; len(m.RPKI) > 0 || m.RPKITable != "" {
+			fail("export rule %d (%s): rpki is for import: what is refused there goes to nobody", i+1, p.Export[i].Name)
+		}
+	}
+	if tables := p.RPKITables(); len(tables) > maxTables {
+		fail("import rules ask %d tables of rpki: at most %d", len(tables), maxTables)
+	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("policy %s: %w", p.Name, err)
 	}
@@ -157,6 +165,12 @@ func newStep(r *Rule) (step, error) {
 	}
 	if !slices.Contains([]string{"", SourceOwn, SourceTunnel, SourceLAN}, m.Source) {
 		try(fmt.Errorf("source %q: want own, tunnel or lan", m.Source))
+	}
+	if m.RPKITable != "" && len(m.RPKI) == 0 {
+		try(fmt.Errorf("rpki_table %q needs rpki: valid, invalid or not-found", m.RPKITable))
+	}
+	if slices.ContainsFunc(m.RPKI, func(v Validity) bool { return v > Invalid }) {
+		try(fmt.Errorf("rpki: want valid, invalid or not-found"))
 	}
 	if r.Set.Prepend < 0 || r.Set.Prepend > 32 {
 		try(fmt.Errorf("prepend %d: want 0 to 32", r.Set.Prepend))

@@ -37,7 +37,7 @@ func (p *Policy) eval(r Route, c *Context, in bool) Verdict {
 	out := r
 	for i := range steps {
 		s := &steps[i]
-		if !s.matches(&out) {
+		if !s.matches(&out) || !s.rule.Match.validity(&r, c) {
 			continue
 		}
 		if s.rule.Action == Reject {

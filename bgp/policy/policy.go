@@ -46,6 +46,10 @@ type Match struct {
 	// Source, for export: "own" (announced by this site), "tunnel" (learned behind a tunnel), "lan" (learned from a
 	// neighbour that is not behind a tunnel), or empty.
 	Source string `json:"source,omitempty"`
+	// RPKI, for import: the origin's validity is one of these, in the table RPKITable (empty is DefaultTable). Without
+	// a source for the table nothing matches.
+	RPKI      []Validity `json:"rpki,omitempty"`
+	RPKITable string     `json:"rpki_table,omitempty"`
 }
 
 // Set lists the changes that an accepting or Next rule makes; nil and empty mean no change.
@@ -102,6 +106,8 @@ type Route struct {
 	LocalPref   uint32
 	MED         uint32
 	Source      string // as Match.Source
+	// ASSet says that the path has a set or a confederation segment: no payload matches its origin.
+	ASSet bool
 }
 
 // Context is what the fixed refusals need to know about the session and about this site.
@@ -117,6 +123,8 @@ type Context struct {
 	// Endpoints are the outer addresses of all tunnels; a prefix that covers one is refused (a default route that
 	// was asked for excepted: the firewall mark protects the underlay there).
 	Endpoints []netip.Addr
+	// Origins for rules that ask for an origin's validity; nil has no tables.
+	Origins Origins
 }
 
 // Verdict is the outcome of an evaluation.

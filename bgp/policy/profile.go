@@ -11,6 +11,9 @@ const (
 	hubMaxPrefixes  = 100  // of one branch
 )
 
+// RPKIInvalid is the name of the rule of profiles that refuses invalid origins.
+const RPKIInvalid = "rpki_invalid"
+
 // dn42MaxASPath is the loosest of the caps in use: the whole network is far smaller.
 const dn42MaxASPath = 25
 
@@ -79,7 +82,7 @@ func dn42() *Policy {
 	transit := Rule{Name: "transit", Match: Match{Source: SourceTunnel, Prefixes: slices.Clone(permitted)}, Action: Accept}
 	return &Policy{
 		Import: []Rule{
-			denied, gracefulShutdown(), ignoreBlackhole(),
+			denied, originInvalid(), gracefulShutdown(), ignoreBlackhole(),
 			{Name: "dn42", Match: Match{Prefixes: slices.Clone(permitted)}, Action: Accept},
 		},
 		Export:       []Rule{denied, own, transit},
@@ -107,6 +110,11 @@ func ignoreBlackhole() Rule {
 		Set:    Set{RemoveCommunities: []string{"blackhole"}},
 		Action: Next,
 	}
+}
+
+// originInvalid refuses what somebody else has the right to originate. It refuses nothing without a source of payloads.
+func originInvalid() Rule {
+	return Rule{Name: RPKIInvalid, Match: Match{RPKI: []Validity{Invalid}}, Action: Reject}
 }
 
 func acceptAll(name string) Rule { return Rule{Name: name, Action: Accept} }
@@ -142,6 +150,7 @@ func cloneRules(rules []Rule) []Rule {
 		m.Prefixes = slices.Clone(m.Prefixes)
 		m.Communities = slices.Clone(m.Communities)
 		m.OriginAS = slices.Clone(m.OriginAS)
+		m.RPKI = slices.Clone(m.RPKI)
 		s.AddCommunities = slices.Clone(s.AddCommunities)
 		s.RemoveCommunities = slices.Clone(s.RemoveCommunities)
 		if s.LocalPref != nil {
