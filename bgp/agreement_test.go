@@ -15,6 +15,7 @@ import (
 
 	"sitewire/bgp/bgptest"
 	"sitewire/bgp/policy"
+	"sitewire/bgp/rpki"
 )
 
 // The evaluator of package policy says what happens to a route; GoBGP does it. These tests hold the two together:
@@ -89,7 +90,7 @@ func (g gen) route(n Neighbour, x, block byte) sent {
 	if g.IntN(2) == 0 {
 		u.MED = new(g.Uint32N(3))
 	}
-	s := sent{from: n.Name, update: u, route: policy.Route{Prefix: p, ASPath: append(slices.Clone(u.ASPath), u.ASSet...), NextHop: u.NextHop[0], LocalPref: 100, Source: source(n)}}
+	s := sent{from: n.Name, update: u, route: policy.Route{Prefix: p, ASPath: append(slices.Clone(u.ASPath), u.ASSet...), NextHop: u.NextHop[0], LocalPref: 100, Source: source(n), ASSet: u.ASSet != nil}}
 	if n.ASN == ownASN {
 		s.update.LocalPref = new(50 + g.Uint32N(3))
 		s.route.LocalPref = *s.update.LocalPref
@@ -173,7 +174,39 @@ func (g gen) rule(i int, export bool) policy.Rule {
 		s.RemoveCommunities = g.list(2, "65000:1", "65000:*", "65000:1:*", "*", "65535:*", "blackhole", "65000:*:*")
 	}
 	s.NextHopSelf = export && g.IntN(5) == 0
+	if !export && g.IntN(3) == 0 {
+		for _, v := range policy.Validities() {
+			if g.IntN(2) == 0 {
+				m.RPKI = append(m.RPKI, v)
+			}
+		}
+		if m.RPKI != nil {
+			m.RPKITable = pick(g, "", "", "flap", "absent")
+		}
+	}
 	return r
+}
+
+// origins makes two tables of payloads for what route makes.
+func (g gen) origins() *rpki.Set {
+	table := func(n int, asns ...uint32) *rpki.Table {
+		var list []rpki.VRP
+		for range n {
+			p := g.prefix(byte(g.IntN(4)))
+			v, err := rpki.NewVRP(p, min(p.Bits()+g.IntN(12), p.Addr().BitLen()), pick(g, asns...))
+			if err != nil {
+				panic(err)
+			}
+			list = append(list, v)
+		}
+		return rpki.TableOf(list...)
+	}
+	if g.IntN(8) == 0 {
+		return nil
+	}
+	return rpki.NewSet(map[string]*rpki.Table{
+		policy.DefaultTable: table(g.IntN(120), 7, 77, 64512, 65010, 650, 1, 65001, 65002, ownASN), "flap": table(g.IntN(10), 0),
+	})
 }
 
 func (g gen) policy() *policy.Policy {
@@ -303,8 +336,13 @@ func agreement(t *testing.T, g gen, rounds int) {
 			for i := range c.Neighbours {
 				c.Neighbours[i].Policy = g.policy()
 			}
+			c.Origins = g.origins()
 		})
 		ok := l.agree(routesSent, peers)
+		if ok { // other payloads alone
+			l.set(func(c *Config) { c.Origins = g.origins() })
+			ok = l.agree(routesSent, peers)
+		}
 		if !ok {
 			for _, n := range l.config.Neighbours {
 				t.Logf("round %d, policy of %s:\n%s", round, n.Name, dump(n.Policy))
@@ -338,7 +376,7 @@ func (l *lab) agree(list map[netip.Prefix]sent, peers map[string]*bgptest.Peer) 
 		byName[n.Name] = n
 		contexts[n.Name] = &policy.Context{
 			LocalASN: ownASN, NeighbourASN: n.ASN, Neighbour: n.Address, NextHops: []netip.Addr{n.RemoteIPv4, n.RemoteIPv6},
-			Own: l.config.Own, Endpoints: l.config.Endpoints,
+			Own: l.config.Own, Endpoints: l.config.Endpoints, Origins: origins(l.config.Origins),
 		}
 	}
 	want, verdicts := map[netip.Prefix]string{}, map[netip.Prefix]string{}

@@ -91,7 +91,7 @@ func standard(c uint32) string {
 func (r *received) route(p netip.Prefix, hop netip.Addr, source string) policy.Route {
 	return policy.Route{
 		Prefix: p, ASPath: r.asPath, NextHop: hop, Communities: r.communities,
-		LocalPref: r.localPref, MED: r.med, Source: source,
+		LocalPref: r.localPref, MED: r.med, Source: source, ASSet: r.asSet,
 	}
 }
 

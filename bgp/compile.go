@@ -12,6 +12,7 @@ import (
 	"github.com/osrg/gobgp/v4/api"
 
 	"sitewire/bgp/policy"
+	"sitewire/bgp/rpki"
 	"sitewire/routes"
 )
 
@@ -39,6 +40,9 @@ type member struct {
 	hop  [2]netip.Addr
 	// refused prefixes; nil if there never were any.
 	refused map[netip.Prefix]struct{}
+	// tagged prefixes by the set that they are in, of sets that ever had a member; origins has the tables.
+	tagged  map[tagKind]map[netip.Prefix]struct{}
+	origins *rpki.Set
 	// closed families accept only these prefixes.
 	closed [2]map[netip.Prefix]struct{}
 }
@@ -57,6 +61,7 @@ type compiler struct {
 	prints  [2]map[netip.Addr]uint64
 	common  [2]uint64
 	sources map[string]bool // sources that export rules ask for
+	tables  []string        // of payloads, that import rules ask for and somebody fills
 	errs    []error
 }
 
@@ -75,6 +80,7 @@ func compile(members []member, own []netip.Prefix, endpoints []netip.Addr) (*com
 	if err := prependable(members); err != nil {
 		return nil, err
 	}
+	c.useTables(members)
 	c.imports(members, own, endpoints)
 	c.exports(members)
 	if err := errors.Join(c.errs...); err != nil {
@@ -110,8 +116,9 @@ func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []net
 	for _, m := range members {
 		if m.refused != nil {
 			for f := range families {
-				c.addSet(refusedSet(m.address, routes.Family(f), m.refused))
-				c.add(in, []netip.Addr{m.address}, &api.Conditions{PrefixSet: &api.MatchSet{Type: anyOf, Name: refusedName(m.address, routes.Family(f))}}, reject())
+				set := setOf(refusal{address: m.address}, routes.Family(f), m.refused)
+				c.addSet(set)
+				c.add(in, []netip.Addr{m.address}, &api.Conditions{PrefixSet: &api.MatchSet{Type: anyOf, Name: set.Name}}, reject())
 			}
 		}
 		for f, allowed := range m.closed {
@@ -123,6 +130,7 @@ func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []net
 			}
 		}
 	}
+	c.origins(members)
 	c.refuse(nil, policy.Martians())
 	var covering []policy.PrefixRange
 	for _, e := range endpoints {
@@ -314,16 +322,18 @@ func apiPrefix(r policy.PrefixRange) *api.Prefix {
 	return &api.Prefix{IpPrefix: r.Prefix.String(), MaskLengthMin: uint32(r.Min), MaskLengthMax: uint32(r.Max)}
 }
 
-// refusedSet is the set of refused prefixes of an address. It is changed in place later on.
-func refusedSet(a netip.Addr, f routes.Family, refused map[netip.Prefix]struct{}) *api.DefinedSet {
-	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: refusedName(a, f)}
-	for _, r := range exact(refused, f) {
+// setOf is a set of prefixes of an address: of the kind and family. It is changed in place later on.
+func setOf(r refusal, f routes.Family, prefixes map[netip.Prefix]struct{}) *api.DefinedSet {
+	name := fmt.Sprintf("refused-%v-%v", r.address, f)
+	if r.kind != (tagKind{}) {
+		name = fmt.Sprintf("origin-%v-%v-%v", r.kind, r.address, f)
+	}
+	set := &api.DefinedSet{DefinedType: api.DefinedType_DEFINED_TYPE_PREFIX, Name: name}
+	for _, r := range exact(prefixes, f) {
 		set.Prefixes = append(set.Prefixes, apiPrefix(r))
 	}
 	return set
 }
-
-func refusedName(a netip.Addr, f routes.Family) string { return fmt.Sprintf("refused-%v-%v", a, f) }
 
 func exact(set map[netip.Prefix]struct{}, f routes.Family) []policy.PrefixRange {
 	var list []policy.PrefixRange

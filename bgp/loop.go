@@ -193,7 +193,12 @@ func (l *loop) policies() error {
 	refused := map[refusal]bool{}
 	for _, m := range list {
 		for p := range m.refused {
-			refused[refusal{m.address, p}] = true
+			refused[refusal{address: m.address, prefix: p}] = true
+		}
+		for kind, set := range m.tagged {
+			for p := range set {
+				refused[refusal{m.address, p, kind}] = true
+			}
 		}
 	}
 	moved := map[netip.Addr]bool{} // addresses whose single refusals changed with this
@@ -223,6 +228,7 @@ func (l *loop) policies() error {
 func (l *loop) refusals() error {
 	type key struct {
 		address netip.Addr
+		kind    tagKind
 		family  int
 		add     bool
 	}
@@ -230,13 +236,17 @@ func (l *loop) refusals() error {
 	lists := map[key]map[netip.Prefix]struct{}{}
 	for r := range l.view.refused {
 		want := slices.ContainsFunc(l.view.order, func(n *neighbour) bool {
-			_, ok := n.in[family(r.prefix)].refused[r.prefix]
+			set := n.in[family(r.prefix)].refused
+			if r.kind != (tagKind{}) {
+				set = n.in[family(r.prefix)].tagged[r.kind]
+			}
+			_, ok := set[r.prefix]
 			return n.bare == r.address && ok
 		})
 		if l.refused[r] == want {
 			continue
 		}
-		k := key{r.address, family(r.prefix), want}
+		k := key{r.address, r.kind, family(r.prefix), want}
 		if lists[k] == nil {
 			lists[k] = map[netip.Prefix]struct{}{}
 		}
@@ -249,7 +259,7 @@ func (l *loop) refusals() error {
 	}
 	var errs []error
 	for k, list := range lists {
-		set := refusedSet(k.address, familyAt(k.family), list)
+		set := setOf(refusal{address: k.address, kind: k.kind}, familyAt(k.family), list)
 		err := l.timed(func() error {
 			if k.add {
 				return l.gobgp.AddDefinedSet(context.Background(), &api.AddDefinedSetRequest{DefinedSet: set})
@@ -261,10 +271,10 @@ func (l *loop) refusals() error {
 			continue
 		}
 		for p := range list {
-			if k.add {
-				l.refused[refusal{k.address, p}] = true
+			if r := (refusal{k.address, p, k.kind}); k.add {
+				l.refused[r] = true
 			} else {
-				delete(l.refused, refusal{k.address, p})
+				delete(l.refused, r)
 			}
 		}
 		for address, p := range l.peers {

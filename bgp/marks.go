@@ -18,8 +18,11 @@ const (
 	markTunnel  = markFirst + 1 // learned behind a tunnel
 	markLAN     = markFirst + 2 // learned from a neighbour that is not
 	markNowhere = markFirst + 3 // goes to no neighbour, see settle.go
-	markRule    = markFirst + 100
-	maxRules    = markLast - markRule + 1
+	// markOrigin and what follows note the validity of the origin in one of the tables, see origin.go.
+	markOrigin      = markFirst + 10
+	maxOriginTables = 30
+	markRule        = markFirst + 100
+	maxRules        = markLast - markRule + 1
 
 	marksPattern = `^65535:61[0-9]{3}$`
 )

@@ -47,7 +47,7 @@ func (c *compiler) rule(dir int, m member, to []netip.Addr, source string, r *po
 		}
 		return nil
 	}
-	strip := dir == exp && r.Action == policy.Accept && (c.sources[policy.SourceTunnel] || c.sources[policy.SourceLAN])
+	strip := dir == exp && r.Action == policy.Accept && (c.sources[policy.SourceTunnel] || c.sources[policy.SourceLAN] || len(c.tables) > 0)
 	stages := c.stages(dir, m, &r.Set)
 	if r.Action == policy.Next && len(stages) == 0 {
 		return nil
@@ -106,6 +106,13 @@ func (c *compiler) conditions(dir int, m member, source string, r *policy.Rule) 
 		tag = exactly(standard(markTunnel))
 	case match.Source == policy.SourceLAN:
 		tag = exactly(standard(markLAN))
+	}
+	if dir == in && match.Table() != "" { // there the source is known, and needs no tag
+		origin, ok := c.originCondition(match)
+		if !ok {
+			return nil, nil
+		}
+		tag = origin
 	}
 	if err := c.pathConditions(dir, m, match, &base); err != nil {
 		return nil, err

@@ -318,6 +318,7 @@ func members(c Config, v *view) []member {
 			at = len(out)
 			out = append(out, member{
 				address: bare, policy: cfg.Policy, localASN: localASN(c, cfg), internal: cfg.ASN == localASN(c, cfg), tunnel: cfg.Peer != "",
+				origins: c.Origins,
 			})
 		}
 		m := &out[at]
@@ -343,6 +344,15 @@ func members(c Config, v *view) []member {
 				m.refused = map[netip.Prefix]struct{}{}
 			}
 			maps.Copy(m.refused, n.in[f].refused)
+			for kind := range n.everTagged {
+				if m.tagged == nil {
+					m.tagged = map[tagKind]map[netip.Prefix]struct{}{}
+				}
+				if m.tagged[kind] == nil {
+					m.tagged[kind] = map[netip.Prefix]struct{}{}
+				}
+				maps.Copy(m.tagged[kind], n.in[f].tagged[kind])
+			}
 		}
 	}
 	return out

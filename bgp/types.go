@@ -6,6 +6,7 @@ import (
 
 	"sitewire/bgp/policy"
 	"sitewire/routes"
+	"sitewire/bgp/rpki"
 )
 
 // ENH says whether IPv4 routes with IPv6 next hops may go to a neighbour (RFC 8950).
@@ -81,6 +82,9 @@ type Config struct {
 	// Own prefixes of the site and outer Endpoints of tunnels, for the fixed refusals.
 	Own       []netip.Prefix
 	Endpoints []netip.Addr
+	// Origins for rules that ask for an origin's validity; nil has no tables. A new set has routes judged again that it
+	// touches.
+	Origins *rpki.Set
 	// DeferralTime bounds how long a restarting speaker waits for End-of-RIB (RFC 4724 section 4.1); 0 means 10 s.
 	DeferralTime time.Duration
 	// RestartTime that we ask of helpers; 0 means 120 s.

@@ -62,10 +62,12 @@ type bestPath struct {
 	hidden bool
 }
 
-// refusal names a prefix in the set of refused ones of an address.
+// refusal names a prefix in a set of an address: that of refused ones, or one of those in origin.go.
 type refusal struct {
 	address netip.Addr // without zone
 	prefix  netip.Prefix
+	// kind is zero for refused prefixes, and else that of the set of prefixes with a validity.
+	kind tagKind
 }
 
 // neighbour is the state of one of Config.Neighbours. It outlives sessions.
@@ -79,6 +81,10 @@ type neighbour struct {
 	siblings []*neighbour // others with the same address but for the zone
 	// everRefused keeps the statement that refuses single prefixes in GoBGP's policy.
 	everRefused bool
+	// tables that the policy asks for validities, kinds of sets that this takes, and those that ever had a member.
+	tables     []string
+	kinds      map[tagKind]bool
+	everTagged map[tagKind]bool
 
 	session    // see session.go
 	generation uint32
@@ -98,6 +104,7 @@ type adjIn struct {
 	// allowed is the set of prefixes beyond which nothing is accepted, once the limit was reached.
 	allowed map[netip.Prefix]struct{}
 	refused map[netip.Prefix]struct{} // those that GoBGP's policy cannot refuse by itself
+	tagged  map[tagKind]map[netip.Prefix]struct{}
 	warned  bool
 	last    *routes.Attrs
 }
@@ -108,6 +115,7 @@ type entry struct {
 	reason     string // why not; empty if accepted
 	at         time.Time
 	generation uint32
+	verdicts   verdicts
 }
 
 func newView(sink Sink, wake func()) *view {
@@ -122,6 +130,7 @@ func newView(sink Sink, wake func()) *view {
 func (v *view) setConfig(c Config) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	origins, before := origins(c.Origins), v.config.Origins
 	v.config, v.multipath = c, c.MaxPaths > 1
 	var compiled []*policy.Policy
 	byName, byAddr := map[string]*neighbour{}, map[netip.Addr]*neighbour{}
@@ -137,7 +146,7 @@ func (v *view) setConfig(c Config) {
 		if n == nil {
 			n = &neighbour{session: newSession()}
 		}
-		before := *n
+		was := *n
 		n.cfg = cfg
 		n.policy = intern(&compiled, cfg.Policy)
 		n.internal = cfg.ASN == localASN(c, &cfg)
@@ -150,8 +159,10 @@ func (v *view) setConfig(c Config) {
 		n.context = policy.Context{
 			LocalASN: localASN(c, &cfg), NeighbourASN: cfg.ASN, Neighbour: n.bare,
 			NextHops: []netip.Addr{cfg.RemoteIPv4, cfg.RemoteIPv6}, Own: c.Own, Endpoints: c.Endpoints,
+			Origins: origins,
 		}
-		if before.policy == nil || !equalPolicy(before.policy, n.policy) || !equalContext(&before.context, &n.context) {
+		n.tables, n.kinds = n.policy.RPKITables(), outcomes(n.policy)
+		if was.policy == nil || !equalPolicy(was.policy, n.policy) || !equalContext(&was.context, &n.context) {
 			changed = append(changed, n)
 		}
 		order = append(order, n)
@@ -167,8 +178,14 @@ func (v *view) setConfig(c Config) {
 	for _, n := range order {
 		n.siblings = slices.DeleteFunc(slices.Clone(bare[n.bare]), func(o *neighbour) bool { return o == n })
 	}
-	for _, n := range changed {
-		v.reevaluate(n)
+	for _, n := range order {
+		v.forgetTags(n)
+		switch {
+		case slices.Contains(changed, n):
+			v.reevaluate(n)
+		case len(n.tables) > 0 && c.Origins != before:
+			v.revalidate(n, before.Changes(c.Origins, n.tables))
+		}
 	}
 	v.dirty, v.recompile = true, true
 	v.events.Add(1)
@@ -232,7 +249,9 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	t := &n.in[f]
 	old, had := t.entries[p]
 	var attrs *routes.Attrs
-	e.reason, attrs = v.judge(n, f, p, e.from, had && old.reason == "")
+	e.verdicts = n.validate(p, e.from)
+	dispute := n.disputes(f, p, e.verdicts)
+	e.reason, attrs = v.judge(n, f, p, e.from, dispute, had && old.reason == "")
 	if t.entries == nil {
 		t.entries, t.rejected = map[netip.Prefix]entry{}, map[string]int{}
 	}
@@ -250,6 +269,7 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 		t.stale++
 	}
 	v.refuse(n, f, p, e.reason == ASSet || e.reason == policy.NextHop || e.reason == PrefixLimit && len(n.siblings) > 0)
+	v.tag(n, f, p, e.verdicts, dispute, false)
 	v.counted = true
 	v.limitWarning(n, f)
 	if e.reason != "" {
@@ -260,6 +280,9 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	})
 	if e.reason == "" {
 		v.show(n, p, &e)
+	}
+	if !had || old.verdicts != e.verdicts {
+		v.rejudgeSiblings(n, f, p)
 	}
 }
 
@@ -286,19 +309,24 @@ func (v *view) remove(n *neighbour, f routes.Family, p netip.Prefix) {
 	delete(t.entries, p)
 	v.uncount(n, f, &e)
 	v.refuse(n, f, p, false)
+	v.tag(n, f, p, 0, false, true)
 	v.counted = true
 	v.limitWarning(n, f)
 	v.sink.PutPath(n.cfg.Name, p, nil)
+	v.rejudgeSiblings(n, f, p)
 }
 
 // judge decides on a path. kept says that the prefix is accepted already and so within the limit.
-func (v *view) judge(n *neighbour, f routes.Family, p netip.Prefix, from *received, kept bool) (string, *routes.Attrs) {
+func (v *view) judge(n *neighbour, f routes.Family, p netip.Prefix, from *received, dispute, kept bool) (string, *routes.Attrs) {
 	verdict := n.policy.EvalImport(from.route(p, n.policyHop(from.nextHop), n.source), &n.context)
 	if !verdict.Accepted {
 		return cmp.Or(verdict.Rule, "rule"), from.attrs
 	}
 	if from.asSet {
 		return ASSet, from.attrs
+	}
+	if dispute {
+		return SharedAddress, from.attrs
 	}
 	for _, s := range n.siblings {
 		if _, ok := s.in[f].refused[p]; ok {
@@ -329,7 +357,7 @@ func (v *view) refuse(n *neighbour, f routes.Family, p netip.Prefix, on bool) {
 	} else {
 		delete(t.refused, p)
 	}
-	v.refused[refusal{n.bare, p}] = struct{}{}
+	v.refused[refusal{address: n.bare, prefix: p}] = struct{}{}
 	v.wake()
 	for _, s := range n.siblings {
 		if e, ok := s.in[f].entries[p]; ok && (on || e.reason == SharedAddress) {
