@@ -5,8 +5,8 @@ import (
 	"time"
 
 	"sitewire/bgp/policy"
-	"sitewire/routes"
 	"sitewire/bgp/rpki"
+	"sitewire/routes"
 )
 
 // ENH says whether IPv4 routes with IPv6 next hops may go to a neighbour (RFC 8950).

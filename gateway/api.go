@@ -116,6 +116,7 @@ func (a *API) handler() http.Handler {
 	get("/v1/status", func(*http.Request) (any, error) { return g.Status(), nil })
 	get("/v1/peers", func(*http.Request) (any, error) { return g.Peers(), nil })
 	get("/v1/bgp", func(*http.Request) (any, error) { return g.BGP(), nil })
+	get("/v1/rpki", func(*http.Request) (any, error) { return g.RPKI(), nil })
 	get("/v1/routes", func(r *http.Request) (any, error) {
 		f := RouteFilter{Peer: r.FormValue("peer"), Rejected: r.FormValue("rejected") != ""}
 		if s := r.FormValue("prefix"); s != "" {

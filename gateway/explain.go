@@ -62,6 +62,9 @@ func sessionOf(session, peer string) bool {
 	return session == peer || strings.HasPrefix(session, peer+"/")
 }
 
+// ownPath stands for ourselves in PathInfo.Neighbour.
+const ownPath = "own"
+
 func routeInfo(r routes.RouteInfo) RouteInfo {
 	out := RouteInfo{
 		Prefix:    r.Prefix,
@@ -78,7 +81,7 @@ func routeInfo(r routes.RouteInfo) RouteInfo {
 	for _, p := range r.Paths {
 		pi := PathInfo{Neighbour: p.Neighbour, Best: p.Best, NextHop: p.NextHop}
 		if p.Neighbour == "" {
-			pi.Neighbour = "own"
+			pi.Neighbour = ownPath
 		}
 		if p.Path != nil {
 			pi.Rejected, pi.Attrs, pi.Received = p.Path.Rejected, p.Path.Attrs, p.Path.Received
@@ -99,7 +102,9 @@ func (g *Gateway) Explain(ctx context.Context, a netip.Addr) Explanation {
 		out.From = []routes.AllowedIP{}
 	}
 	for r := range table.Covering(a) {
-		out.Matches = append(out.Matches, routeInfo(r))
+		info := routeInfo(r)
+		g.originInfo(&info, cfg.ASN)
+		out.Matches = append(out.Matches, info)
 	}
 	for _, own := range cfg.Announce {
 		if own.Prefix.Contains(a) && (!out.Own.IsValid() || own.Prefix.Bits() > out.Own.Bits()) {

@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"sitewire/bgp"
+	"sitewire/bgp/rpki"
 	"sitewire/gateway/config"
 	"sitewire/gateway/host"
 	"sitewire/gateway/probe"
@@ -86,6 +87,7 @@ type Gateway struct {
 	feed    *routes.Feed
 	syncer  *routes.Syncer
 	speaker Speaker
+	origins *rpki.Manager
 	ready   chan struct{}
 	applies chan applyRequest
 	started time.Time
@@ -146,7 +148,8 @@ func New(o Options) *Gateway {
 	g.sessions.log = o.Log
 	g.tunnels.inTunnel = g.inTunnel
 	g.syncer = routes.New(routes.Options{FIB: o.FIB, Tunnels: g.tunnels, Feed: g.feed, Log: o.Log})
-	g.speaker = o.NewSpeaker(speakerConfig(o.Config, nil), g.feed)
+	g.origins = rpki.New(rpki.Options{Config: rpkiConfig(o.Config), Log: o.Log.With("part", "rpki")})
+	g.speaker = o.NewSpeaker(g.speech(o.Config, nil), g.feed)
 	g.current.Store(&inForce{cfg: o.Config, info: ConfigInfo{
 		Path: o.Config.Path, Hash: hash(o.Config), Generation: 1, Applied: time.Now(),
 	}})
@@ -165,6 +168,7 @@ func (g *Gateway) Config() *config.Config { return g.current.Load().cfg }
 func (g *Gateway) Tunnels() []wg.Tunnel      { return *g.tunnels.snapshot.Load() }
 func (g *Gateway) Sessions() *bgp.Snapshot   { return g.speaker.Snapshot() }
 func (g *Gateway) Routing() *routes.Status   { return g.syncer.Snapshot() }
+func (g *Gateway) Origins() *rpki.Snapshot   { return g.origins.Snapshot() }
 func (g *Gateway) Heartbeat() time.Time      { return time.Unix(0, g.beat.Load()) }
 func (g *Gateway) ConfigInfo() ConfigInfo    { return g.current.Load().info }
 func (g *Gateway) ReloadCounts() ReloadCount { return g.reloads.load() }
@@ -197,6 +201,7 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group, groupCtx := errgroup.WithContext(parts)
 	group.Go(func() error { return named(g.tunnels, g.tunnels.Run(groupCtx)) })
 	group.Go(func() error { return named(g.syncer, g.syncer.Run(groupCtx)) })
+	group.Go(func() error { return named(g.origins, g.origins.Run(groupCtx)) })
 
 	err := g.start(ctx)
 	if err == nil {
@@ -284,6 +289,8 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 			g.follow(ctx)
 		case <-g.speaker.Changed():
 			g.follow(ctx)
+		case <-g.origins.Changed():
+			g.follow(ctx)
 		case <-pulse.C: // a session that was given up begins again with the first packet
 			if g.waiting {
 				g.follow(ctx)
@@ -304,7 +311,7 @@ func (g *Gateway) follow(ctx context.Context) {
 	cfg, ts := g.Config(), g.Tunnels()
 	g.setProbes(cfg, ts)
 	g.refill(ctx, cfg)
-	want := speakerConfig(cfg, ts)
+	want := g.speech(cfg, ts)
 	if !g.spoken || !sameSpeech(want, g.lastSpeak) {
 		err := g.speaker.Set(ctx, want)
 		g.note(ctx, "BGP does not follow the tunnels", err)
@@ -358,9 +365,9 @@ func (g *Gateway) inTunnel(a netip.Addr) bool {
 	return ok && len(r.Installed) > 0 && r.Prefix.Bits() > 1 && slices.ContainsFunc(r.Desired, func(w routes.Way) bool { return w.Peer != "" })
 }
 
-// sameSpeech compares what changes with the tunnels; the rest changes only by Apply.
+// sameSpeech compares what changes with the tunnels and with RPKI; the rest changes only by Apply.
 func sameSpeech(a, b bgp.Config) bool {
-	return slices.Equal(a.Endpoints, b.Endpoints) && slices.EqualFunc(a.Announce, b.Announce, func(x, y bgp.Announcement) bool {
+	return a.Origins == b.Origins && slices.Equal(a.Endpoints, b.Endpoints) && slices.EqualFunc(a.Announce, b.Announce, func(x, y bgp.Announcement) bool {
 		return x.Prefix == y.Prefix && slices.Equal(x.Communities, y.Communities)
 	})
 }
@@ -460,7 +467,8 @@ func (g *Gateway) applyParts(ctx context.Context, cfg *config.Config) error {
 	if err := g.tunnels.Add(ctx, deviceSpecs(cfg)); err != nil {
 		return err
 	}
-	want := speakerConfig(cfg, g.Tunnels())
+	g.origins.Set(rpkiConfig(cfg))
+	want := g.speech(cfg, g.Tunnels())
 	if err := g.speaker.Set(ctx, want); err != nil {
 		return fmt.Errorf("bgp: %w", err)
 	}

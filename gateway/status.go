@@ -136,6 +136,8 @@ type PathInfo struct {
 	Rejected  string        `json:"rejected,omitempty"`
 	Attrs     *routes.Attrs `json:"attributes,omitempty"`
 	Received  time.Time     `json:"received,omitzero"`
+	// Origins are the validities of its origin, in explanations and only if there are sources of payloads.
+	Origins []OriginInfo `json:"origins,omitempty"`
 }
 
 // Explanation is the answer of GET /v1/explain?address=A: what happens to traffic to and from an address.

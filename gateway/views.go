@@ -20,7 +20,7 @@ func (g *Gateway) Status() Status {
 	ts, speaker, table := g.Tunnels(), g.Sessions(), g.Routing()
 	s := Status{
 		APIVersion: APIVersion,
-		Problems:   problems(f, ts, speaker, table, g.probes()),
+		Problems:   append(problems(f, ts, speaker, table, g.probes()), rpkiProblems(g.Origins(), g.started, time.Now())...),
 		Health:     "ok",
 		Site:       f.cfg.Site,
 		Version:    g.o.Version,

@@ -6,6 +6,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sitewire/bgp"
+	"sitewire/bgp/rpki"
 	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
@@ -41,6 +42,7 @@ func Catalogue() []Metric {
 			Kernel:  func() *Kernel { return nil },
 			API:     func() API { return API{} },
 			Probes:  func() []*probe.Stats { return nil },
+			RPKI:    func() *rpki.Snapshot { return nil },
 		},
 		EndpointInfo: true,
 	})

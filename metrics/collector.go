@@ -23,6 +23,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"sitewire/bgp"
+	"sitewire/bgp/rpki"
 	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
@@ -42,6 +43,8 @@ type Source struct {
 	API    func() API
 	// Probes lists every configured peer, probed or not.
 	Probes func() []*probe.Stats
+	// RPKI lists the sources of payloads; without any it has no series.
+	RPKI func() *rpki.Snapshot
 }
 
 // CollectorOptions for NewCollector.
@@ -79,6 +82,7 @@ type scrape struct {
 	kernel  *Kernel
 	api     API
 	probes  []*probe.Stats
+	rpki    *rpki.Snapshot
 }
 
 // NewCollector makes a collector. It calls nothing of the source.
@@ -97,6 +101,9 @@ func NewCollector(o CollectorOptions) *Collector {
 	}
 	if o.Source.BGP != nil {
 		c.groups = append(c.groups, group{"bgp", newBGPMetrics(cat).collect})
+	}
+	if o.Source.RPKI != nil {
+		c.groups = append(c.groups, group{"rpki", newRPKIMetrics(cat).collect})
 	}
 	if o.Source.Routes != nil {
 		c.groups = append(c.groups, group{"routes", newRouteMetrics(cat).collect})
@@ -171,6 +178,9 @@ func (c *Collector) snapshots() *scrape {
 	}
 	if c.source.Probes != nil {
 		s.probes = c.source.Probes()
+	}
+	if c.source.RPKI != nil {
+		s.rpki = c.source.RPKI()
 	}
 	return s
 }

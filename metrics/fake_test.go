@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sitewire/bgp"
+	"sitewire/bgp/rpki"
 	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
@@ -29,6 +30,7 @@ type fake struct {
 	kernel  *Kernel
 	api     API
 	probes  []*probe.Stats
+	rpki    *rpki.Snapshot
 }
 
 func (f *fake) source() Source {
@@ -40,6 +42,7 @@ func (f *fake) source() Source {
 		Kernel:  func() *Kernel { return f.kernel },
 		API:     func() API { return f.api },
 		Probes:  func() []*probe.Stats { return f.probes },
+		RPKI:    func() *rpki.Snapshot { return f.rpki },
 	}
 }
 
@@ -148,6 +151,10 @@ func gateway() *fake {
 			DriftUnresolved: [routes.DriftKinds]int{routes.AllowedIPExtra: 1, routes.RouteMissing: 1},
 			Foreign:         []routes.AllowedIP{{Device: "sw-hub", Peer: "osl", Prefix: netip.MustParsePrefix("203.0.113.0/24")}},
 		},
+		rpki: &rpki.Snapshot{Sources: []rpki.Status{
+			{Name: "akae", Kind: "server", Table: "default", Up: true, Serial: 17, IPv4: 2311, IPv6: 2132, Updated: at(80)},
+			{Name: "flaps", Kind: "file", Table: "flap", Updated: at(2)},
+		}},
 		kernel: &Kernel{
 			Requests: map[Request]uint64{{"rtnetlink", "route_replace"}: 40, {"wireguard", "set_device"}: 8},
 			Errors: map[RequestError]uint64{

@@ -229,6 +229,9 @@ func renderRouteBlock(e *errWriter, p painter, r gateway.RouteInfo, now time.Tim
 			heard = ", heard " + since(now, path.Received) + " ago"
 		}
 		e.printf("  path      %s %s%s (%s%s)%s\n", mark, path.Neighbour, hop, verdict, heard, more.String())
+		for _, o := range path.Origins {
+			renderOrigin(e, p, o)
+		}
 	}
 	if len(r.Paths) == 0 {
 		e.printf("  source      %s\n", r.Source)

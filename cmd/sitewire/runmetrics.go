@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"sitewire/bgp/rpki"
 	"sitewire/gateway/config"
 	"sitewire/metrics"
 	"sitewire/routes"
@@ -22,8 +23,9 @@ func (d *process) serveMetrics(ctx context.Context) error {
 			Source: metrics.Source{
 				Process: d.processMetrics, Kernel: d.kernelMetrics,
 				Tunnels: d.gateway.Tunnels, BGP: d.gateway.Sessions, Routes: d.gateway.Routing,
-				API: d.apiMetrics,
+				API:    d.apiMetrics,
 				Probes: d.prober.Snapshot,
+				RPKI:   d.gateway.Origins,
 			},
 		}),
 	})
@@ -84,12 +86,29 @@ func (d *process) components(cfg *config.Config) map[string]bool {
 	if cfg.ASN != 0 {
 		up["bgp"] = !d.gateway.Sessions().Time.IsZero()
 	}
+	if len(cfg.RPKI.Sources) > 0 {
+		up["rpki"] = payloadsInForce(d.gateway.Origins())
+	}
 	return up
 }
 
 // probes tells whether any tunnel is to be probed.
 func probes(cfg *config.Config) bool {
 	return slices.ContainsFunc(cfg.Peers, func(p *config.Peer) bool { return p.Probe > 0 })
+}
+
+// payloadsInForce reports whether every table has a source whose payloads are in use.
+func payloadsInForce(s *rpki.Snapshot) bool {
+	filled := map[string]bool{}
+	for _, x := range s.Sources {
+		filled[x.Table] = filled[x.Table] || !x.Updated.IsZero() && !x.Expired
+	}
+	for _, ok := range filled {
+		if !ok {
+			return false
+		}
+	}
+	return true
 }
 
 // kernelMetrics counts what the routes' driver asked of the kernel. An operation that fails counts under what it was about, whichever of its

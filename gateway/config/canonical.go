@@ -80,6 +80,14 @@ func (c *Config) settings() []setting {
 	add("routes.max_routes", r.MaxRoutes)
 	add("routes.reconcile_every", r.ReconcileEvery)
 	add("routes.sweep_after", r.SweepAfter)
+	add("rpki.refresh", c.RPKI.Refresh)
+	add("rpki.expire", c.RPKI.Expire)
+	for _, s := range c.RPKI.Sources {
+		object = "rpki " + s.Name
+		add("address", s.Address)
+		add("path", s.Path)
+		add("table", s.Table)
+	}
 	for _, a := range c.Announce {
 		object = "announce " + a.Prefix.String()
 		add("communities", cmp.Or(strings.Join(a.Communities, ", "), "none"))

@@ -18,6 +18,7 @@ func (r *raw) check(d *decoder) {
 	r.checkPrefixes(d)
 	r.checkSessions(d)
 	r.checkMetrics(d)
+	r.checkRPKI(d)
 	if r.Routes.Protocol != 83 {
 		if name, ok := foreignProtocols[r.Routes.Protocol]; ok {
 			d.errorf(d.at(&r.Routes.Protocol), "%d is the route protocol number of %s, whose routes would be taken for ours", r.Routes.Protocol, name)

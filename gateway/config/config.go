@@ -42,6 +42,7 @@ type Config struct {
 	WireGuard WireGuard
 	Probe     Probe
 	BGP       BGP
+	RPKI      RPKI
 	Routes    Routes
 
 	// Policies defined by the file, and the built-in ones that it uses, by name.

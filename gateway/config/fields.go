@@ -20,6 +20,7 @@ type raw struct {
 	neighbours  []entry[*rawNeighbour]
 	policies    []entry[*rawPolicy]
 	prefixLists []entry[[]policy.PrefixRange]
+	rpki        rawRPKI
 }
 
 type rawAnnounce struct {
@@ -96,6 +97,7 @@ func topObject() object[raw] {
 		section("wireguard", wireguardObject(), func(c *raw) *WireGuard { return &c.WireGuard }, "What all tunnels have in common."),
 		section("probe", probeObject(), func(c *raw) *Probe { return &c.Probe }, "Echoes through the tunnels, which measure loss and delay."),
 		section("bgp", bgpObject(), func(c *raw) *BGP { return &c.BGP }, "What all BGP sessions have in common."),
+		section("rpki", rpkiObject(), func(c *raw) *rawRPKI { return &c.rpki }, "Where to learn who may originate which prefixes, for rules that match `rpki`."),
 		section("routes", routesObject(), func(c *raw) *Routes { return &c.Routes }, "How routes are written to the kernel."),
 		key("prefix_lists", named("prefix ranges", list(rangeKind())), func(c *raw) *[]entry[[]policy.PrefixRange] { return &c.prefixLists }, "none", "Named lists of prefix ranges, for the rules of policies."),
 		key("policies", named("policies", policyObject().kind(func() *rawPolicy { return &rawPolicy{} })), func(c *raw) *[]entry[*rawPolicy] { return &c.policies }, "none", "Policies beside the built-in ones (branch, dn42, full, hub, lan)."),

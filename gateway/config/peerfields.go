@@ -137,6 +137,19 @@ func ruleMatch() object[rawRule] {
 		key("as_path_max", number[int]("ASNs", 1, 1000), func(r *rawRule) *int { return &r.Match.ASPathMax }, "no bound", "The AS path has at most this length."),
 		key("family", oneOf(policy.FamilyIPv4, policy.FamilyIPv6), func(r *rawRule) *string { return &r.Match.Family }, "both", "The route's family."),
 		key("source", oneOf(policy.SourceOwn, policy.SourceTunnel, policy.SourceLAN), func(r *rawRule) *string { return &r.Match.Source }, "any", "For export: `own` (announced here), `tunnel` (learned behind a tunnel), `lan` (learned from another neighbour)."),
+		key("rpki", list(validityKind()), func(r *rawRule) *[]policy.Validity { return &r.Match.RPKI }, "any", "For import: the validity of the origin is one of these (RFC 6811). Matches nothing if no source under `rpki` fills the table."),
+		key("rpki_table", nameKind("the name of a table"), func(r *rawRule) *string { return &r.Match.RPKITable }, policy.DefaultTable, "Table of payloads that `rpki` asks."),
+	}}
+}
+
+func validityKind() kind[policy.Validity] {
+	words := oneOf("valid", "invalid", "not-found")
+	return kind[policy.Validity]{words.want, words.schema, func(d *decoder, n *node) (v policy.Validity, ok bool) {
+		w, ok := words.read(d, n)
+		if ok {
+			ok = v.UnmarshalText([]byte(w)) == nil
+		}
+		return v, ok
 	}}
 }
 

@@ -80,6 +80,7 @@ func (r *raw) resolve(d *decoder) *Config {
 	c.Policies = map[string]*policy.Policy{}
 	r.resolveAnnounce(d)
 	r.resolvePolicies(d)
+	r.resolveRPKI(d)
 	r.resolveKeys(d)
 	r.resolveDevices(d)
 	for _, e := range r.peers {
