@@ -18,6 +18,7 @@ type counter struct{ paths, best atomic.Int64 }
 func (c *counter) PutPath(string, netip.Prefix, *routes.Path) { c.paths.Add(1) }
 func (c *counter) PutBest(changes ...routes.BestChange)       { c.best.Add(int64(len(changes))) }
 func (c *counter) PutEndOfRIB(string, routes.Family, uint32)  {}
+func (c *counter) PutLoss(string, routes.LossKind, time.Time) {}
 
 // BenchmarkReceive takes a table in from one neighbour, through policy, to the last best path in the Sink.
 func BenchmarkReceive(b *testing.B) {

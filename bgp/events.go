@@ -46,6 +46,9 @@ func (v *view) onUpdate(paths []*apiutil.Path, at time.Time) {
 			continue
 		}
 		if p.Withdrawal {
+			if len(p.Attrs) > 0 { // GoBGP's own; an UPDATE withdraws without attributes
+				v.losing(n, at)
+			}
 			v.remove(n, routes.FamilyOf(prefix), prefix)
 			continue
 		}

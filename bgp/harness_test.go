@@ -32,11 +32,12 @@ var (
 
 // feed is a Sink that remembers.
 type feed struct {
-	mu    sync.Mutex
-	paths map[string]map[netip.Prefix]routes.Path
-	best  map[netip.Prefix][]routes.BestChange
-	eor   map[string]uint32 // "name family" to session
-	// order notes what came after what: "path NAME PREFIX", "gone …", "best …", "unbest …", "eor …".
+	mu     sync.Mutex
+	paths  map[string]map[netip.Prefix]routes.Path
+	best   map[netip.Prefix][]routes.BestChange
+	eor    map[string]uint32 // "name family" to session
+	losses []routes.Loss
+	// order notes what came after what: "path NAME PREFIX", "gone …", "best …", "unbest …", "eor …", "lost …".
 	order   []string
 	changed chan struct{}
 }
@@ -102,6 +103,13 @@ func (f *feed) PutEndOfRIB(n string, family routes.Family, session uint32) {
 		}
 	}
 	f.note("eor %s %v", n, family)
+}
+
+func (f *feed) PutLoss(n string, kind routes.LossKind, at time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.losses = append(f.losses, routes.Loss{Of: n, Kind: kind, At: at})
+	f.note("lost %s %v", n, kind)
 }
 
 // wait returns when the condition holds.

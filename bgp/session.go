@@ -34,6 +34,8 @@ type session struct {
 	// ignore what GoBGP says until it begins anew: we took the session away, and events of its last moments may follow
 	// the one of its end.
 	ignore bool
+	// lostAt is when the session was lost that the neighbour has not replaced by another; zero if it was not.
+	lostAt time.Time
 	// again asks the loop for a fresh session, at once.
 	again bool
 }
@@ -82,7 +84,7 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		n.establishedAt, n.routerID = at, s.RouterID
 		n.capabilities(s.RemoteCap)
 		v.recompile = true
-		n.waiting = false
+		n.waiting, n.lostAt = false, time.Time{}
 		for f := range n.in {
 			t := &n.in[f]
 			t.eor = false
@@ -90,7 +92,9 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 			n.waiting = n.waiting || t.stale > 0
 		}
 	case was == Established:
-		n.fell(strings.ToLower(strings.TrimPrefix(s.DisconnectReason.String(), "DISCONNECT_REASON_")), s.DisconnectMessage, at)
+		reason := strings.ToLower(strings.TrimPrefix(s.DisconnectReason.String(), "DISCONNECT_REASON_"))
+		n.fell(reason, s.DisconnectMessage, at)
+		v.lost(n, lossKind(reason, n.lastError), at)
 		// GoBGP now idles for 5 s and turns incoming connections away. A helper has to keep the neighbour, or the stale
 		// routes would go; without graceful restart there is nothing to keep.
 		n.again = s.DisconnectReason != api.PeerState_DISCONNECT_REASON_GRACEFUL_RESTART
@@ -115,6 +119,7 @@ func (v *view) ended(address netip.Addr, why string) {
 	now := time.Now()
 	if n.state == Established {
 		n.fell(why, "", now)
+		v.lost(n, lossKind(why, ""), now)
 	}
 	if n.state != Idle {
 		n.state, n.since = Idle, now

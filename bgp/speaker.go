@@ -19,6 +19,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
@@ -34,6 +35,9 @@ type Sink interface {
 	PutBest(changes ...routes.BestChange)
 	// PutEndOfRIB says that the neighbour has sent all it has in a family: its paths of older sessions are gone.
 	PutEndOfRIB(neighbour string, f routes.Family, session uint32)
+	// PutLoss says, before the paths go, that what the neighbour announced is lost with its session; again, with the same
+	// time, when it is known why.
+	PutLoss(neighbour string, kind routes.LossKind, at time.Time)
 }
 
 // ErrRestart says that a change needs a new Speaker.

@@ -231,6 +231,7 @@ func equalContext(a, b *policy.Context) bool {
 
 // forget drops a neighbour that is no longer configured, with its paths. What GoBGP still says about it is ignored.
 func (v *view) forget(n *neighbour) {
+	v.lost(n, routes.LossAdmin, time.Now())
 	delete(v.settling, n)
 	for f := range n.in {
 		for p := range n.in[f].entries {

@@ -10,6 +10,7 @@ import (
 
 	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
+	"sitewire/routes"
 )
 
 // device is an open device. Owned by the tunnels goroutine.
@@ -106,6 +107,10 @@ func (t *tunnels) lose(d *device, err error, now time.Time) {
 	d.dev, d.retryAt, d.backoff = nil, now, 0
 	for _, p := range d.peers {
 		p.forget()
+		if t.told[p.spec.Name] {
+			t.told[p.spec.Name] = false
+			t.lost(p.spec.Name, routes.LossLink)
+		}
 		t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
 	}
 }

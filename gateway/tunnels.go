@@ -13,6 +13,7 @@ import (
 
 	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
+	"sitewire/routes"
 )
 
 // deviceSpec is a device as the configuration wants it.
@@ -49,6 +50,7 @@ type tunnels struct {
 	log      *slog.Logger
 	poll     time.Duration
 	alive    func(peer string, alive bool)
+	lost     func(peer string, why routes.LossKind)
 	inTunnel func(netip.Addr) bool // may be nil; see refused
 	now      func() time.Time
 	calls    chan func(context.Context)
@@ -72,6 +74,7 @@ func newTunnels(o Options) *tunnels {
 		log:      o.Log,
 		poll:     o.Poll,
 		alive:    o.Feed.PutAlive,
+		lost:     o.Feed.PutDead,
 		now:      time.Now,
 		calls:    make(chan func(context.Context)),
 		resolved: make(chan resolution),

@@ -139,7 +139,7 @@ var labelDocs = map[string]string{
 	"subsystem":      "`rtnetlink`, `wireguard`, `nftables`",
 	"table":          "number of the routing table",
 	"tags":           "build tags of the program",
-	"trigger":        "what caused it: of loads of the configuration `start`, `sighup`, `api`, `file`; of comparisons `periodic`, `netlink`, `event`",
+	"trigger":        "what caused it: of loads of the configuration `start`, `sighup`, `api`, `file`; of comparisons `periodic`, `netlink`, `event`; of failovers what the loss was noticed by: `bfd`, `hold_timer`, `tunnel` (nothing heard through it), `link` (a connection, device or network went), `admin` (a NOTIFICATION or a changed configuration)",
 	"tunnel":         "`true` if the neighbour is behind a tunnel",
 	"version":        "version of the program",
 }

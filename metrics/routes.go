@@ -12,7 +12,7 @@ import (
 type routeMetrics struct {
 	allowedIPs, allowedIPsDesired                   *metric
 	routes, without, fib, changes                   *metric
-	convergence, stages, initial                    *metric
+	convergence, stages, initial, failover          *metric
 	pending, oldestPending, opFailures, opRetries   *metric
 	reconciles, failures, reconcileDuration, lastOK *metric
 	driftDetected, driftRepaired, drift             *metric
@@ -30,8 +30,9 @@ func newRouteMetrics(c *catalogue) *routeMetrics {
 	r.without = c.gauge("prefixes_without_route", "Prefixes that have a best path and yet no route.", "family", "reason")
 	r.fib = c.gauge("fib_routes", "Unicast routes of ours that the kernel acknowledged.", "family", "table")
 	r.changes = c.counter("route_changes_total", "Changes of routes that the kernel acknowledged.", "family", "operation")
-	r.convergence = c.histogram("route_convergence_duration_seconds", "Time from reading the UPDATE to the acknowledgement of allowed-IPs and route.", "operation", "family")
+	r.convergence = c.histogram("route_convergence_duration_seconds", "Time from reading the UPDATE, or from noticing that a session or tunnel was lost, to the acknowledgement of allowed-IPs and route.", "operation", "family")
 	r.stages = c.histogram("route_stage_duration_seconds", "Time that a change spent in one stage of convergence.", "stage")
+	r.failover = c.histogram("failover_duration_seconds", "Time from noticing that a session, tunnel or link was lost to the acknowledgement of the last route that replaced one that led there. Losses that nothing could replace do not count. It counts some seconds after the last replacement.", "trigger")
 	r.initial = c.gauge("initial_convergence_seconds", "Time from the start until every neighbour had ended its first announcements (or the wait for it ended) and the kernel was as it should be; 0 until then.")
 
 	c.group("Keeping in step")
@@ -67,6 +68,9 @@ func (r *routeMetrics) collect(e *emitter, s *scrape) {
 	}
 	for stage := range routes.Stages {
 		e.routesHistogram(r.stages, &st.Stages[stage], stage.String())
+	}
+	for kind := routes.LossUnknown + 1; kind < routes.LossKinds; kind++ {
+		e.routesHistogram(r.failover, &st.Failover[kind], kind.String())
 	}
 	var initial time.Duration
 	if !st.Synced.IsZero() && !s.process.Started.IsZero() {

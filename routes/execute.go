@@ -176,7 +176,15 @@ func (s *Syncer) observeDone(op Op, at time.Time) time.Duration {
 	}
 	s.stats.changes[kind][f]++
 	w := s.pending.get(op.Route.Prefix)
-	if w == nil || w.cause.Start().IsZero() {
+	if w == nil {
+		return 0
+	}
+	if kind == Withdrawn {
+		s.failovers.withdrawn(op.Route.Prefix, w.cause.Loss)
+	} else if row := s.snapshot.Get(op.Route.Prefix); row != nil {
+		s.failovers.installed(op.Route.Prefix, w.cause.Loss, row.Ways, at)
+	}
+	if w.cause.Start().IsZero() {
 		return 0
 	}
 	took := at.Sub(w.cause.Start())

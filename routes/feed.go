@@ -26,10 +26,12 @@ func NewFeed() *Feed {
 // applied in the order of the fields.
 type Batch struct {
 	gone  map[string]struct{}
+	lost  map[string]Loss // by neighbour
 	paths map[pathKey]*Path
 	eor   map[eorKey]uint32
 	best  map[netip.Prefix]*bestDelta
 	alive map[string]bool
+	dead  map[string]Loss // by peer, of those that are not alive
 	// first is when the oldest thing in the batch came in; zero if the batch is empty.
 	first time.Time
 }
@@ -109,6 +111,10 @@ func (f *Feed) PutEndOfRIB(neighbour string, family Family, session uint32) {
 // PutAlive says whether the tunnel to a peer works. A peer that was never mentioned counts as alive for what BGP learned
 // through it, and as not alive for its static prefixes.
 func (f *Feed) PutAlive(peer string, alive bool) {
+	if !alive {
+		f.PutDead(peer, LossTunnel)
+		return
+	}
 	f.put(func(b *Batch) {
 		if b.alive == nil {
 			b.alive = make(map[string]bool)

@@ -98,7 +98,12 @@ func (s *Syncer) compare(ctx context.Context, t Trigger) ([]netip.Prefix, map[ne
 		s.fibDue = time.Now().Add(time.Second)
 		return nil, nil, err
 	}
-	changed := s.table.SetConnected(nets)
+	noticed := s.fibSeen
+	if s.fibSeen = (time.Time{}); noticed.IsZero() {
+		noticed = time.Now()
+	}
+	changed := s.table.setConnected(nets, noticed)
+	s.lost(changed.Losses)
 	s.snapshot = changed.Snapshot
 	drift, dirty, foreign := s.ledger.Observe(o, s.snapshot)
 	s.noteDrift(drift)

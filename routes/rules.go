@@ -57,6 +57,8 @@ type neighbour struct {
 	rule  Neighbour
 	peer  *peer // nil on the LAN
 	// prefixes for which the neighbour has a path or is in the best set.
+	// loss is how the last session ended, until something is announced in another.
+	loss     Loss
 	prefixes bart.Lite
 }
 

@@ -25,6 +25,9 @@ type Status struct {
 	// Convergence is how long it took from the UPDATE to the acknowledgement, by operation and family.
 	Convergence [Operations][2]Histogram
 	Stages      [Stages]Histogram
+	// Failover is how long it took from noticing a loss to the acknowledgement of the last route that replaced a lost one,
+	// by how it was noticed. Losses that nothing could replace are not in it.
+	Failover [LossKinds]Histogram
 
 	// Pending prefixes are decided and not acknowledged; OldestPending is since when the first of them waits, zero if
 	// there is none.
@@ -143,6 +146,9 @@ func (s *Syncer) publish(now time.Time) {
 	}
 	for i := range st.Stages {
 		st.Stages[i] = s.stats.stages[i].Copy()
+	}
+	for i := range st.Failover {
+		st.Failover[i] = s.failovers.took[i].Copy()
 	}
 	st.Installed.AllowedIPs = maps.Clone(s.ledger.counts.AllowedIPs)
 	st.Installed.Moves = maps.Clone(s.ledger.counts.Moves)

@@ -49,14 +49,15 @@ type Syncer struct {
 	// turn holds a token while nobody owns the state below: Run takes it, and Teardown when Run is over.
 	turn chan struct{}
 
-	table    *Table
-	ledger   *Ledger
-	snapshot *Snapshot
-	retries  retries
-	pending  pending
-	drifted  map[netip.Prefix][]DriftKind // detected and not repaired yet
-	foreign  []AllowedIP                  // at the last look, sorted
-	stats    stats
+	table     *Table
+	ledger    *Ledger
+	snapshot  *Snapshot
+	retries   retries
+	pending   pending
+	failovers failovers
+	drifted   map[netip.Prefix][]DriftKind // detected and not repaired yet
+	foreign   []AllowedIP                  // at the last look, sorted
+	stats     stats
 
 	havePolicy, haveAdopted, stopped bool
 	isReady                          bool
@@ -64,6 +65,7 @@ type Syncer struct {
 	feedDue, fibDue, adoptDue, reconcileDue, sweepDue, sweepAt time.Time
 	// quiet is until when the feed gathers; fibQuiet until when kernel notifications do.
 	quiet, fibQuiet time.Time
+	fibSeen         time.Time // when the kernel's first notification came that was not looked into yet
 	adoptTries      int
 }
 
@@ -155,6 +157,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 		case <-s.feed.Wake():
 			s.feedDue = later(time.Now(), s.quiet)
 		case <-s.fib.Changed():
+			if s.fibSeen.IsZero() {
+				s.fibSeen = time.Now()
+			}
 			if s.fibDue.IsZero() {
 				s.fibDue = later(time.Now().Add(kernelDebounce), s.fibQuiet)
 			}
@@ -185,7 +190,7 @@ func (s *Syncer) next() time.Time {
 		return s.adoptDue
 	}
 	var first time.Time
-	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first()} {
+	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first(), s.failovers.next()} {
 		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
 			first = t
 		}
@@ -209,7 +214,9 @@ func (s *Syncer) setPolicy(ctx context.Context, p Policy) error {
 		s.snapshot, s.havePolicy, s.stopped = s.table.SetPolicy(p).Snapshot, true, false
 		return s.adopt(ctx)
 	}
-	causes := s.table.Apply(s.feed.Take()).Causes
+	fed := s.table.Apply(s.feed.Take())
+	s.lost(fed.Losses)
+	causes := fed.Causes
 	u := s.table.SetPolicy(p)
 	s.snapshot, s.havePolicy, s.stopped = u.Snapshot, true, false
 	maps.Copy(causes, u.Causes)
@@ -256,6 +263,9 @@ func (s *Syncer) step(ctx context.Context) {
 	} else if due(s.sweepDue) {
 		s.sweep(ctx)
 	}
+	if s.failovers.expire(time.Now(), s.pending.waits) {
+		s.publish(time.Now())
+	}
 	if again := s.retries.due(time.Now()); len(again) > 0 {
 		s.sync(ctx, again, nil)
 	}
@@ -268,10 +278,18 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 		return
 	}
 	u := s.table.Apply(b)
+	s.lost(u.Losses)
 	s.snapshot = u.Snapshot
 	s.sync(ctx, u.Changed, u.Causes)
 	s.quiet = time.Now().Add(foldWindow)
 	s.considerSweep()
+}
+
+// lost begins the measurement of failovers.
+func (s *Syncer) lost(list []Loss) {
+	for _, l := range list {
+		s.failovers.begin(l)
+	}
 }
 
 // adopt reads what is there before anything is written, takes over what an earlier run left, and runs the first plan.

@@ -19,6 +19,8 @@ type Table struct {
 	alive      map[string]bool
 	eor        map[eorKey]struct{} // End-of-RIB was seen
 	connected  *bart.Table[string] // device by network
+	dead       map[string]Loss     // by peer whose tunnel is
+	losses     []Loss              // for the next Update
 	nextHops   nextHops
 	// base holds the routes that next hops may be resolved through; kept only if rules.recursive.
 	base *bart.Table[[]way]
@@ -47,11 +49,16 @@ type Cause struct {
 	Received time.Time
 	// Decided is when BGP had chosen, or the thing happened that was no UPDATE.
 	Decided time.Time
+	// Loss that it follows from, if any.
+	Loss Loss
 }
 
 // Start is when the clock of convergence starts.
 func (c Cause) Start() time.Time {
-	if !c.Received.IsZero() {
+	switch {
+	case c.Loss.happened():
+		return c.Loss.At
+	case !c.Received.IsZero():
 		return c.Received
 	}
 	return c.Decided
@@ -64,6 +71,8 @@ type Update struct {
 	Changed []netip.Prefix
 	// Causes of those changes.
 	Causes map[netip.Prefix]Cause
+	// Losses that were told of, in order.
+	Losses []Loss
 }
 
 // NewTable returns an empty Table with an empty Policy.
@@ -71,6 +80,7 @@ func NewTable() *Table {
 	t := &Table{
 		neighbours: make(map[string]*neighbour),
 		alive:      make(map[string]bool),
+		dead:       make(map[string]Loss),
 		eor:        make(map[eorKey]struct{}),
 		connected:  new(bart.Table[string]),
 		base:       new(bart.Table[[]way]),
@@ -144,7 +154,10 @@ func (t *Table) neighbour(name string) *neighbour {
 }
 
 // SetConnected tells which networks are on link; for routes with several hops the first device counts.
-func (t *Table) SetConnected(nets []Route) *Update {
+func (t *Table) SetConnected(nets []Route) *Update { return t.setConnected(nets, time.Now()) }
+
+// setConnected is SetConnected with when a change was noticed.
+func (t *Table) setConnected(nets []Route, noticed time.Time) *Update {
 	c := new(bart.Table[string])
 	for _, n := range nets {
 		if len(n.Hops) > 0 && n.Type == Unicast {
@@ -153,10 +166,14 @@ func (t *Table) SetConnected(nets []Route) *Update {
 	}
 	t.begin(0)
 	if !c.Equal(t.connected) {
+		cause := Cause{Decided: time.Now()}
+		if t.lostNetwork(c) {
+			cause.Loss = Loss{Of: onLink, Kind: LossLink, At: noticed}
+			t.losses = append(t.losses, cause.Loss)
+		}
 		t.connected = c
-		now := time.Now()
 		for p := range t.nextHops.resolveAll(t) {
-			t.touch(p, now)
+			t.draft(p).because(cause)
 		}
 	}
 	return t.finish()
@@ -167,6 +184,14 @@ func (t *Table) Apply(b Batch) *Update {
 	t.begin(len(b.paths) + len(b.best))
 	for name := range b.gone {
 		t.applyGone(t.neighbour(name), b.first)
+	}
+	for name, l := range b.dead { // before the sessions that end for it
+		if !b.alive[name] {
+			t.applyDead(name, l)
+		}
+	}
+	for name, l := range b.lost {
+		t.applyLoss(t.neighbour(name), l)
 	}
 	for k, p := range b.paths {
 		t.applyPath(t.neighbour(k.neighbour), k.prefix, p, b.first)
@@ -239,11 +264,14 @@ func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Tim
 	switch {
 	case path == nil:
 		t.unlist(n, d.row)
-		d.because(Cause{Decided: now})
+		d.because(Cause{Decided: now, Loss: n.loss})
 	case judgedAgain:
 		d.because(Cause{Decided: now})
 	default:
 		n.prefixes.Insert(p)
+		if path.Received.After(n.loss.At) {
+			n.loss = Loss{} // it is back
+		}
 		d.because(Cause{Received: path.Received, Decided: now})
 	}
 }
@@ -292,7 +320,7 @@ func (t *Table) applyBest(p netip.Prefix, delta *bestDelta, now time.Time) {
 	d := t.draft(p)
 	before := d.row.best
 	d.row.best, d.ownBest = delta.apply(before, t.neighbour), true
-	c := Cause{Decided: delta.at}
+	c := Cause{Decided: delta.at, Loss: lostBest(before, d.row.best)}
 	if c.Decided.IsZero() {
 		c.Decided = now
 	}
@@ -313,12 +341,16 @@ func (t *Table) applyBest(p netip.Prefix, delta *bestDelta, now time.Time) {
 func (t *Table) applyAlive(name string, is bool, now time.Time) {
 	was := t.liveness(name)
 	t.alive[name] = is
+	if is {
+		delete(t.dead, name)
+	}
 	p := t.rules.peers[name]
 	if p == nil || was == t.liveness(name) {
 		return
 	}
 	p.alive = t.liveness(name)
-	touch := func(q netip.Prefix) { t.touch(q, now) }
+	cause := Cause{Decided: now, Loss: t.dead[name]}
+	touch := func(q netip.Prefix) { t.draft(q).because(cause) }
 	for _, n := range t.neighbours {
 		if n.peer == p {
 			for q := range n.prefixes.All() {
@@ -386,7 +418,7 @@ func (t *Table) finish() *Update {
 			u.Causes[p] = d.why
 		}
 	}
-	t.drafts = nil
+	t.drafts, u.Losses, t.losses = nil, t.losses, nil
 	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts}
 	return u
 }

@@ -150,3 +150,15 @@ func (w *World) Connect(link string, p netip.Prefix) {
 	w.links[link] = true
 	w.connected = append(w.connected, routes.Route{Prefix: p, Hops: []routes.Hop{{Device: link}}})
 }
+
+// Disconnect takes a link down, with its networks and the routes over it.
+func (w *World) Disconnect(link string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	over := func(r routes.Route) bool {
+		return slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == link })
+	}
+	delete(w.links, link)
+	w.connected = slices.DeleteFunc(w.connected, over)
+	maps.DeleteFunc(w.fib, func(_ rowKey, r routes.Route) bool { return over(r) })
+}
