@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -260,5 +262,60 @@ func TestPagePanics(t *testing.T) {
 	w := newReader(false)
 	if err := b.read(w, whole); err != nil || w.Code != http.StatusInternalServerError || !strings.Contains(log.String(), "error=ouch") {
 		t.Errorf("%v, status %d, log %s", err, w.Code, log.String())
+	}
+}
+
+// The same over a network: connections that take nothing are cut by the readers that come after them.
+func TestStuckConnectionsAreCut(t *testing.T) {
+	body := make([]byte, 16<<20) // more than the buffers of a socket
+	s := newPages(func(p *page) {
+		p.header, p.status = http.Header{}, http.StatusOK
+		p.body.Write(body)
+	}, slog.New(slog.DiscardHandler))
+	cut := make(chan error, maxPages)
+	url := listen(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p, release, err := s.get(r.Context(), whole, nil)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		err = p.send(w)
+		release(err == nil)
+		if err != nil {
+			cut <- err
+		}
+	}))
+	start := time.Now()
+	for range maxPages {
+		c, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // its page is there
+			t.Fatal(err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	n, err := io.Copy(io.Discard, resp.Body)
+	if err != nil || n != int64(len(body)) {
+		t.Errorf("%d bytes, %v", n, err)
+	}
+	if waited := time.Since(start); waited < minSend || waited > writeTimeout {
+		t.Errorf("served after %s, want soon after %s", waited, minSend)
+	}
+	select {
+	case err := <-cut:
+		if !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Error(err)
+		}
+	case <-time.After(writeTimeout):
+		t.Error("nobody was cut")
 	}
 }
