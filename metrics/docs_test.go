@@ -53,6 +53,9 @@ between 1 µs and 2 min; what is shorter or longer is not told apart.
 The metrics of the Go runtime (` + "`go_*`" + `), of the process (` + "`process_*`" + `) and of the exporter's own HTTP handler
 (` + "`promhttp_*`" + `) are there too.
 
+Recording rules and alerts over them are in [metrics/prometheus](../metrics/prometheus), and for each alert there is
+[a runbook](runbooks/README.md).
+
 ## TLS and passwords
 
 Before metrics leave the machine, let them ask who reads. The file is the one that all of Prometheus' exporters take
