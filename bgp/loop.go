@@ -48,6 +48,9 @@ type loop struct {
 	answered   time.Time // when GoBGP last answered it
 	advised    inquiry   // into what is advertised
 	events     uint64    // view.events when last looked at
+	bfdFor     uint64    // view.upOrDown that BFD sessions are in step with
+	bfdOn      bool      // there is a BFD session
+	monitorAt  time.Time
 	eventAt    time.Time
 }
 
@@ -108,6 +111,7 @@ func (l *loop) apply() error {
 	l.view.setConfig(l.config)
 	gone := l.dropPeers()
 	err := errors.Join(gone, l.policies(), l.announce(), l.addPeers())
+	l.watchPaths()
 	l.softResets()
 	l.publish()
 	return err
@@ -141,8 +145,10 @@ func (l *loop) follow() {
 	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals(), l.settle()); err != nil {
 		l.log.Error("GoBGP refused an order", "err", err)
 	}
+	l.watchPaths()
 	l.softResets()
 	l.poll(now)
+	l.monitor(now)
 	l.publish()
 }
 

@@ -35,7 +35,7 @@ type peer struct {
 
 // sessionKey is the part of a neighbour's configuration that its session depends on.
 func sessionKey(n Neighbour) Neighbour {
-	n.Policy, n.ExtendedNextHop, n.Peer, n.Name = nil, ENHAuto, "", ""
+	n.Policy, n.ExtendedNextHop, n.Peer, n.Name, n.BFD = nil, ENHAuto, "", "", BFD{}
 	n.LocalIPv4, n.RemoteIPv4, n.LocalIPv6, n.RemoteIPv6 = netip.Addr{}, netip.Addr{}, netip.Addr{}, netip.Addr{}
 	return n
 }
@@ -84,13 +84,15 @@ func (v *view) lives(n *neighbour) bool {
 // dropPeers takes sessions away: of neighbours that are gone, changed or behind a dead tunnel, and of those that fell
 // and are better begun anew than left idle.
 func (l *loop) dropPeers() error {
-	want, again := l.view.wanted(), l.view.fallen()
+	want, again, cut := l.view.wanted(), l.view.fallen(), l.view.cutOff()
 	now := time.Now()
 	dial, stuck := l.overdue(now)
 	var errs []error
 	for address, p := range l.peers {
 		n, ok := want[address]
-		switch age, fell := again[address]; {
+		age, fell := again[address]
+		life, failed := cut[address]
+		switch {
 		case !ok:
 			errs = append(errs, l.drop(address, p, downTunnel))
 			if !l.configured(address) {
@@ -101,6 +103,16 @@ func (l *loop) dropPeers() error {
 		case sessionKey(n) != p.key:
 			errs = append(errs, l.drop(address, p, downConfig))
 			delete(l.peers, address)
+		case failed && p.added:
+			// GoBGP would idle and refuse the neighbour, so that the session goes whole. It begins anew at once: who can
+			// connect is not held back, and BFD sees no failure before it was up again.
+			if life >= lasted {
+				p.tries = 0
+			}
+			delay := min(firstRetry<<p.tries, lastRetry)
+			p.tries = min(p.tries+1, 8)
+			p.next = now.Add(delay + rand.N(delay/2))
+			errs = append(errs, l.drop(address, p, downBFD))
 		case dial[address]:
 			p.mustDial, p.next = true, now
 			errs = append(errs, l.drop(address, p, ""))

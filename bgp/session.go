@@ -14,6 +14,7 @@ import (
 	"github.com/osrg/gobgp/v4/pkg/apiutil"
 	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
+	"sitewire/bgp/bfd"
 	"sitewire/routes"
 )
 
@@ -38,6 +39,13 @@ type session struct {
 	lostAt time.Time
 	// again asks the loop for a fresh session, at once.
 	again bool
+	// cut is why BFD wants the session to end; bfd.NoDiagnostic if it does not.
+	cut bfd.Diagnostic
+	tcp tcpState
+	// advertised tells which monitored prefixes go out; advertisedAt when GoBGP was asked, and for which establishment.
+	advertised     map[netip.Prefix]bool
+	advertisedAt   time.Time
+	advertisedLife uint64
 }
 
 // polled is what only GoBGP counts.
@@ -57,6 +65,7 @@ const (
 	downTunnel = "tunnel_down"
 	downConfig = "configuration"
 	downReset  = "reset"
+	downBFD    = "bfd_down"
 )
 
 // transition notes a change of state.
@@ -74,6 +83,9 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		return
 	}
 	n.state, n.since = next, at
+	if next == Established || was == Established {
+		v.upOrDown++
+	}
 	v.opening(n)
 	v.dirty = true
 	v.wake()
@@ -118,9 +130,15 @@ func (v *view) ended(address netip.Addr, why string) {
 	}
 	now := time.Now()
 	if n.state == Established {
-		n.fell(why, "", now)
+		message := ""
+		if why == downBFD {
+			message = "BFD: " + strings.ReplaceAll(n.cut.String(), "_", " ")
+		}
+		n.fell(why, message, now)
 		v.lost(n, lossKind(why, ""), now)
+		v.upOrDown++
 	}
+	n.cut = bfd.NoDiagnostic
 	if n.state != Idle {
 		n.state, n.since = Idle, now
 		v.opening(n)
@@ -219,8 +237,13 @@ func (v *view) snapshotLocked(now time.Time) *Snapshot {
 		NotificationsSent: map[string]map[string]uint64{}, NotificationsReceived: map[string]map[string]uint64{},
 		Paths: v.paths, Prefixes: v.prefixes,
 	}
+	if v.bfd != nil && slices.ContainsFunc(v.order, func(n *neighbour) bool { return n.cfg.BFD.On() }) {
+		out.BFDDropped = v.bfd.Dropped()
+	}
 	for _, n := range v.order {
-		out.Sessions = append(out.Sessions, n.snapshot())
+		s := n.snapshot()
+		v.watched(n, &s, now)
+		out.Sessions = append(out.Sessions, s)
 		out.NotificationsSent[n.cfg.Name] = maps.Clone(n.sent)
 		out.NotificationsReceived[n.cfg.Name] = maps.Clone(n.got)
 	}

@@ -18,12 +18,14 @@ import (
 	"log/slog"
 	"net/netip"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
 
+	"sitewire/bgp/bfd"
 	"sitewire/routes"
 )
 
@@ -52,6 +54,8 @@ type Options struct {
 	Config Config
 	// Sink for what is learned.
 	Sink Sink
+	// Connections lists the established TCP connections of this machine; nil if it cannot be asked.
+	Connections func(context.Context) ([]Connection, error)
 	// Log; nil discards.
 	Log *slog.Logger
 }
@@ -61,6 +65,8 @@ type Speaker struct {
 	log      *slog.Logger
 	first    Config
 	view     *view
+	bfd      *bfd.Server
+	tcp      func(context.Context) ([]Connection, error)
 	snapshot atomic.Pointer[Snapshot]
 	restart  atomic.Bool
 	calls    chan func(*loop)
@@ -81,6 +87,8 @@ func New(o Options) *Speaker {
 		s.log = slog.New(slog.DiscardHandler)
 	}
 	s.view = newView(o.Sink, s.wake)
+	s.bfd = bfd.New(bfd.Options{Failed: s.view.bfdFailed, Changed: s.view.bfdChanged, Log: s.log})
+	s.view.bfd, s.tcp = s.bfd, o.Connections
 	s.snapshot.Store(&Snapshot{})
 	return s
 }
@@ -136,6 +144,14 @@ func (s *Speaker) Run(ctx context.Context) error {
 	}()
 	if err := l.start(watching); err != nil {
 		return fmt.Errorf("bgp: %w", err)
+	}
+	beside, end := context.WithCancel(watching)
+	var wg sync.WaitGroup
+	defer wg.Wait() // before GoBGP stops, so that neighbours hear that the end of BFD is no failure
+	defer end()
+	wg.Go(func() { _ = s.bfd.Run(beside) })
+	if s.tcp != nil {
+		wg.Go(func() { s.sampleTCP(beside) })
 	}
 	close(s.ready)
 	return l.run(ctx)

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"time"
 
+	"sitewire/bgp/bfd"
 	"sitewire/bgp/policy"
 	"sitewire/bgp/rpki"
 	"sitewire/routes"
@@ -59,7 +60,19 @@ type Neighbour struct {
 	RouteReflectorClient bool
 	// Policy for both directions; nil exchanges nothing (RFC 8212).
 	Policy *policy.Policy
+	// BFD watches the way to the neighbour, which must be one hop away (RFC 5881).
+	BFD BFD
 }
+
+// BFD says how a neighbour is watched; the zero value does not.
+type BFD struct {
+	// Interval between packets; the neighbour may ask for a longer one. Multiplier is how many may be missing.
+	Interval   time.Duration
+	Multiplier uint8
+}
+
+// On tells whether there is to be a BFD session.
+func (b BFD) On() bool { return b.Interval > 0 }
 
 // Announcement is a prefix of our own to originate.
 type Announcement struct {
@@ -79,6 +92,9 @@ type Config struct {
 	MaxPaths   int
 	Neighbours []Neighbour
 	Announce   []Announcement
+	// Monitored prefixes, of which each Session tells whether they came in and went out. A short list: asking costs a
+	// walk through the table for each neighbour.
+	Monitored []netip.Prefix
 	// Own prefixes of the site and outer Endpoints of tunnels, for the fixed refusals.
 	Own       []netip.Prefix
 	Endpoints []netip.Addr
@@ -184,6 +200,45 @@ type Session struct {
 	IPv6           *Counts  `json:"ipv6,omitempty"`
 	Received, Sent Messages `json:"-"`
 	OutQueue       int      `json:"out_queue"`
+	// BFD is nil for sessions without.
+	BFD *BFDStatus `json:"bfd,omitempty"`
+	// Monitored prefixes in the order of the configuration.
+	Monitored []Monitored `json:"monitored,omitempty"`
+	// TCP is nil until the kernel was asked, and where it cannot be.
+	TCP *TCP `json:"tcp,omitempty"`
+}
+
+// BFDStatus is that of a neighbour's BFD session. While the BGP session is not Established it does not run and is AdminDown.
+type BFDStatus struct {
+	State bfd.State `json:"state"`
+	Since time.Time `json:"since,omitzero"`
+	// Interval in seconds and Multiplier as configured.
+	Interval   float64 `json:"interval_seconds"`
+	Multiplier uint8   `json:"multiplier"`
+	// DetectionTime negotiated, in seconds; 0 until the neighbour was heard.
+	DetectionTime float64 `json:"detection_time_seconds"`
+	// Diagnostic of the last time that the session left Up, in the words of RFC 5880.
+	Diagnostic string `json:"diagnostic"`
+	// Downs counts those times by diagnostic.
+	Downs       map[string]uint64 `json:"downs,omitempty"`
+	Received    uint64            `json:"received_packets"`
+	Transmitted uint64            `json:"transmitted_packets"`
+}
+
+// Monitored tells of a monitored prefix, exactly this one, and a session.
+type Monitored struct {
+	Prefix netip.Prefix `json:"prefix"`
+	// Received, before policy; Advertised, as of at most a minute or so ago.
+	Received   bool `json:"received"`
+	Advertised bool `json:"advertised"`
+}
+
+// TCP is what the kernel knows about a session's connection.
+type TCP struct {
+	// RTT is the smoothed round-trip time in seconds; 0 while the session is not Established.
+	RTT float64 `json:"rtt_seconds"`
+	// Retransmits counts segments sent again, over all connections of the session so far.
+	Retransmits uint64 `json:"retransmits"`
 }
 
 // Snapshot is the speaker's view of all sessions, refreshed on events and at most every few seconds; immutable. Counters of
@@ -195,6 +250,8 @@ type Snapshot struct {
 	Sessions []Session // in the order of the configuration
 	// NotificationsSent and NotificationsReceived by "code/subcode" in words, by neighbour name.
 	NotificationsSent, NotificationsReceived map[string]map[string]uint64
+	// BFDDropped counts received BFD packets that did nothing, by reason; nil without any BFD session.
+	BFDDropped map[string]uint64
 	// Calls says how long calls into GoBGP took; each stops all receiving while it runs.
 	Calls Latency
 	// Paths and Prefixes of the Loc-RIB by family (index routes.IPv4, routes.IPv6).

@@ -145,6 +145,14 @@ func validateNeighbour(c Config, n *Neighbour) error {
 	if n.Multihop > 0 && a.IsLinkLocalUnicast() {
 		fail("%v is link-local: there is only one hop to it", a)
 	}
+	if n.BFD.On() {
+		if err := bfdConfig(*n).Validate(); err != nil {
+			errs = append(errs, err)
+		}
+		if n.Multihop > 0 {
+			fail("BFD is for neighbours one hop away (RFC 5881), and this one has multihop")
+		}
+	}
 	if len(n.Password) > 80 {
 		fail("password: at most 80 bytes (TCP_MD5SIG_MAXKEYLEN)")
 	}

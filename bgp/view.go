@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"sitewire/bgp/bfd"
 	"sitewire/bgp/policy"
 	"sitewire/routes"
 )
@@ -40,6 +41,8 @@ type view struct {
 	// alive holds what SetLiveness said, by name of neighbour or peer; what is missing lives.
 	alive    map[string]bool
 	want     map[netip.Addr]Neighbour // see wanted; nil: to be made
+	upOrDown uint64                   // changes whenever a session comes up or ends, and with the configuration
+	bfd      *bfd.Server              // nil in tests
 	paths    [2]int                   // accepted ones, by family
 	prefixes [2]int                   // with a best path
 	// refused prefixes that GoBGP has not been told about yet.
@@ -188,6 +191,7 @@ func (v *view) setConfig(c Config) {
 		}
 	}
 	v.dirty, v.recompile = true, true
+	v.upOrDown++
 	v.events.Add(1)
 	v.wake()
 }
