@@ -150,6 +150,7 @@ func speakerConfig(c *config.Config, tunnels []wg.Tunnel) bgp.Config {
 		MaxPaths:        c.BGP.MaxPaths,
 		Endpoints:       endpoints(tunnels),
 		RestartTime:     c.BGP.RestartTime,
+		Monitored:       c.Metrics.Monitored,
 	}
 	for _, a := range c.Announce {
 		out.Announce = append(out.Announce, bgp.Announcement{Prefix: a.Prefix, Communities: a.Communities})
@@ -193,6 +194,7 @@ func neighbour(s *config.Session) bgp.Neighbour {
 		GracefulRestart:      s.GracefulRestart,
 		RouteReflectorClient: s.RouteReflectorClient,
 		Policy:               s.Policy,
+		BFD:                  bgp.BFD{Interval: s.BFD.Interval, Multiplier: s.BFD.Multiplier},
 	}
 	switch s.ExtendedNextHop {
 	case config.ENHOn:
@@ -208,7 +210,7 @@ func rulesConfig(c *config.Config) host.RulesConfig {
 	return host.RulesConfig{Mark: c.WireGuard.FirewallMark, Table: c.Routes.Table, Priority: rulePriority}
 }
 
-// firewallConfig guards the BGP port and clamps TCP's segment size in the tunnels.
+// firewallConfig guards the BGP port, lets BFD in from one hop away only, and clamps TCP's segment size in the tunnels.
 func firewallConfig(c *config.Config) host.FirewallConfig {
 	f := host.FirewallConfig{BGPPort: uint16(max(c.BGP.Port, 0)), ClampMSS: true}
 	for _, d := range deviceSpecs(c) {
@@ -216,6 +218,10 @@ func firewallConfig(c *config.Config) host.FirewallConfig {
 	}
 	for _, n := range c.Neighbours {
 		f.LANNeighbours = append(f.LANNeighbours, n.Session.Address.WithZone(""))
+		f.BFD = f.BFD || n.Session.BFD.On()
+	}
+	for _, p := range c.Peers {
+		f.BFD = f.BFD || slices.ContainsFunc(p.Sessions, func(s *config.Session) bool { return s.BFD.On() })
 	}
 	return f
 }

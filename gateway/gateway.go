@@ -507,7 +507,7 @@ func restartRequired(old, cfg *config.Config) (out []string) {
 	if old.Socket != cfg.Socket {
 		out = append(out, "socket")
 	}
-	if old.Metrics != cfg.Metrics {
+	if old.Metrics.Listen != cfg.Metrics.Listen || old.Metrics.WebConfig != cfg.Metrics.WebConfig {
 		out = append(out, "metrics.listen and web_config")
 	}
 	if old.WireGuard.Backend != cfg.WireGuard.Backend {

@@ -26,6 +26,9 @@ type bgpMetrics struct {
 	rejected, limit, eor, stale                   *metric
 	paths, prefixes                               *metric
 	calls                                         *metric
+	tcpRTT, tcpRetransmits                        *metric
+	monitoredReceived, monitoredAdvertised        *metric
+	bfd                                           bfdMetrics
 }
 
 func newBGPMetrics(c *catalogue) *bgpMetrics {
@@ -59,6 +62,12 @@ func newBGPMetrics(c *catalogue) *bgpMetrics {
 		calls:                 c.histogram("bgp_server_operation_duration_seconds", "Time that calls into the BGP server took. It receives nothing while one runs, so long ones delay everything."),
 		paths:                 c.gauge("rib_paths", "Paths in the Loc-RIB.", "family"),
 		prefixes:              c.gauge("rib_prefixes", "Prefixes in the Loc-RIB.", "family"),
+
+		tcpRTT:              c.gauge("bgp_tcp_rtt_seconds", "Smoothed round-trip time of the session's TCP connection, sampled every 15 s; 0 while it is not Established.", "peer", "session"),
+		tcpRetransmits:      c.counter("bgp_tcp_retransmits_total", "TCP segments of the session that were sent again, over all of its connections, as sampled.", "peer", "session"),
+		monitoredReceived:   c.gauge("bgp_monitored_prefix_received", "1 while the neighbour announces exactly this monitored prefix, before policy. Only for prefixes in metrics.monitored_prefixes, of families that the session offers.", "peer", "session", "prefix"),
+		monitoredAdvertised: c.gauge("bgp_monitored_prefix_advertised", "1 while exactly this monitored prefix is announced to the neighbour, as of a minute ago at most on a quiet gateway.", "peer", "session", "prefix"),
+		bfd:                 newBFDMetrics(c),
 	}
 }
 
@@ -78,6 +87,7 @@ func (b *bgpMetrics) collect(e *emitter, s *scrape) {
 		b.notifications(e, b.notificationsSent, x, s.bgp.NotificationsSent[x.Name])
 		b.notifications(e, b.notificationsReceived, x, s.bgp.NotificationsReceived[x.Name])
 	}
+	b.bfd.collect(e, s.bgp)
 	bounds := bgp.LatencyBounds()
 	seconds := make([]float64, len(bounds))
 	for i, bound := range bounds {
@@ -120,6 +130,17 @@ func (b *bgpMetrics) session(e *emitter, x *bgp.Session) {
 	e.counter(b.withdrawnSent, x.Sent.Withdrawn, x.Peer, x.Name)
 	e.gauge(b.outQueue, float64(x.OutQueue), x.Peer, x.Name)
 	e.gauge(b.holdTime, x.HoldTime.Seconds(), x.Peer, x.Name)
+	var tcp bgp.TCP
+	if x.TCP != nil {
+		tcp = *x.TCP
+	}
+	e.gauge(b.tcpRTT, tcp.RTT, x.Peer, x.Name)
+	e.counter(b.tcpRetransmits, tcp.Retransmits, x.Peer, x.Name)
+	for _, m := range x.Monitored {
+		prefix := m.Prefix.String()
+		e.flag(b.monitoredReceived, m.Received, x.Peer, x.Name, prefix)
+		e.flag(b.monitoredAdvertised, m.Advertised, x.Peer, x.Name, prefix)
+	}
 }
 
 func (b *bgpMetrics) messages(e *emitter, m *metric, x *bgp.Session, n bgp.Messages) {

@@ -33,7 +33,7 @@ What you can rely on:
 - A peer or neighbour has all its series, at 0, from the moment it is configured, and none from the moment it is removed.
   Only series with a reason, code or rule that is not known beforehand appear when they are first needed.
 - Points in time are exported, not ages: ` + "`time() - sitewire_tunnel_last_handshake_timestamp_seconds`" + ` is the age. 0 is "never".
-- Learned prefixes are never labels, and neither are secrets. Endpoints are exported only if you ask for them.
+- Learned prefixes are never labels (but for a short list that you may give), and neither are secrets. Endpoints are exported only if you ask for them.
 
 The label ` + "`peer`" + ` is the configured name of a peer, or of a neighbour that is not behind a tunnel, and is the same for its
 tunnel, its BGP sessions and its routes. What is known of it otherwise is in the ` + "`_info`" + ` metrics, to be joined where it is wanted:
@@ -108,6 +108,7 @@ var labelDocs = map[string]string{
 	"code":           "NOTIFICATION error code in the words of RFC 4271; of answers of the API the HTTP status",
 	"collector":      "part of the metrics: `process`, `tunnels`, `bgp`, `routes`, `kernel`, `api`, `probes`, `rpki`",
 	"component":      "part of the daemon: `wireguard`, `bgp`, `rtnetlink`, `api`, `probe`, and `rpki` if there are sources: 0 if the payloads of a table have expired or never came",
+	"diagnostic":     "`control_detection_time_expired` (nothing was heard), `neighbor_signaled_session_down` (the neighbour hears nothing, or restarted), `administratively_down` (taken down there on purpose; no failure), or another one of RFC 5880",
 	"device":         "name of a WireGuard device",
 	"endpoint":       "outer address and port",
 	"errno":          "`EEXIST`, `EINVAL`, `ENETUNREACH`, `ENOBUFS`, `ENODEV`, `ENOENT`, `ENOSPC`, `EPERM`, or `other`",
@@ -124,9 +125,10 @@ var labelDocs = map[string]string{
 	"operation":      "what was done: to routes `announce`, `withdraw`, `replace`; by the writer `allow`, `install`, `withdraw`, `disallow`; with the kernel the kind of request",
 	"peer":           "configured name of the peer or neighbour",
 	"peer_router_id": "BGP identifier of the neighbour, empty until it is known",
+	"prefix":         "a prefix of `metrics.monitored_prefixes`",
 	"psk":            "`true` if a preshared key is configured",
 	"public_key":     "WireGuard public key of the peer",
-	"reason":         "why: of sessions that went down GoBGP's reason, or ours: `bfd_down`, `tunnel_down`, `configuration`, `reset`; of rejected prefixes the policy's rule or the fixed refusal; of prefixes without a route `unresolved` (next hop), `refused` or `down` (tunnel)",
+	"reason":         "why: of sessions that went down GoBGP's reason, or ours: `bfd_down`, `tunnel_down`, `configuration`, `reset`; of rejected prefixes the policy's rule or the fixed refusal; of prefixes without a route `unresolved` (next hop), `refused` or `down` (tunnel); of BFD packets `ttl` (came over a hop), `invalid`, `authentication`, `unknown_peer`, `discriminator`, `queue_full`, `read_error`",
 	"remote_asn":     "AS number of the neighbour",
 	"revision":       "commit that the program was built from",
 	"route":          "path of the API as registered, never the one that was asked for; `other` for what there is not",

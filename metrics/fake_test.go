@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"sitewire/bgp"
+	"sitewire/bgp/bfd"
 	"sitewire/bgp/rpki"
 	"sitewire/gateway/probe"
 	"sitewire/gateway/wg"
@@ -102,7 +103,11 @@ func gateway() *fake {
 					IPv4:     &bgp.Counts{Received: 12, Accepted: 9, Advertised: 20, Rejected: map[string]int{"martian": 2, "no-long-paths": 1}, Limit: 100, EOR: true},
 					IPv6:     &bgp.Counts{Received: 5, Accepted: 5, Advertised: 7, EOR: true, Stale: 1},
 					Received: bgp.Messages{Open: 2, Update: 30, Notification: 1, Keepalive: 40, RouteRefresh: 3, Withdrawn: 6},
-					Sent:     bgp.Messages{Open: 3, Update: 31, Keepalive: 41, Withdrawn: 7}, OutQueue: 4},
+					Sent:     bgp.Messages{Open: 3, Update: 31, Keepalive: 41, Withdrawn: 7}, OutQueue: 4,
+					TCP: &bgp.TCP{RTT: 0.0125, Retransmits: 6},
+					BFD: &bgp.BFDStatus{State: bfd.Up, Since: at(11), Interval: 0.2, Multiplier: 3, DetectionTime: 0.6,
+						Downs: map[string]uint64{"control_detection_time_expired": 2, "path_down": 1}, Received: 500, Transmitted: 501},
+					Monitored: []bgp.Monitored{{Prefix: netip.MustParsePrefix("172.20.0.0/14"), Received: true}, {Prefix: netip.MustParsePrefix("fd00::/8"), Advertised: true}}},
 				{Name: "osl/ipv4", Peer: "osl", Tunnel: true, Address: netip.MustParseAddr("172.20.3.1"), ASN: 4242420001,
 					RemoteRouterID: netip.MustParseAddr("172.20.3.1"), State: bgp.Active, Since: at(50), EstablishedAt: at(20), Establishments: 1,
 					Downs: map[string]uint64{"notification_received": 1}, LastDown: at(50), IPv4: &bgp.Counts{}},
@@ -116,6 +121,7 @@ func gateway() *fake {
 			Paths:                 [2]int{14, 7},
 			Prefixes:              [2]int{10, 6},
 			Calls:                 calls(1, 1, 1, 1, 1, 10, 10, 10, 3000),
+			BFDDropped:            map[string]uint64{"ttl": 3, "unknown_peer": 4},
 		},
 		routes: &routes.Status{
 			At: at(99.75), Synced: at(12.5),

@@ -6,11 +6,13 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"sitewire/bgp"
+	"sitewire/bgp/bfd"
 	"sitewire/gateway"
 )
 
@@ -133,6 +135,7 @@ func renderSessionBlock(e *errWriter, p painter, s *bgp.Session, now time.Time) 
 			e.printf("    %s %d by %s\n", p.paint(warn, "rejected"), f.c.Rejected[why], why)
 		}
 	}
+	renderWatch(e, p, s, line)
 	line("established", "%s", plural(int(s.Establishments), "time"))
 	if !s.LastDown.IsZero() {
 		line("last down", "%s%s", ago(now, s.LastDown), prefixed(": ", s.LastError))
@@ -142,6 +145,36 @@ func renderSessionBlock(e *errWriter, p painter, s *bgp.Session, now time.Time) 
 	for _, warning := range s.Warnings {
 		line(p.paint(warn, "warning"), "%s", warning)
 	}
+}
+
+// renderWatch prints what is known of the way to the neighbour, and of monitored prefixes.
+func renderWatch(e *errWriter, p painter, s *bgp.Session, line func(key, format string, args ...any)) {
+	if b := s.BFD; b != nil {
+		style := bad
+		if b.State == bfd.Up {
+			style = good
+		}
+		more := fmt.Sprintf("asked for %s x %d", inSeconds(b.Interval), b.Multiplier)
+		if b.DetectionTime > 0 {
+			more = "detection time " + inSeconds(b.DetectionTime) + ", " + more
+		}
+		line("bfd", "%s, %s", p.paint(style, b.State.String()), more)
+		for _, why := range slices.Sorted(maps.Keys(b.Downs)) {
+			e.printf("    %s by %s\n", p.paint(warn, plural(int(b.Downs[why]), "down")), strings.ReplaceAll(why, "_", " "))
+		}
+	}
+	if t := s.TCP; t != nil && s.State == bgp.Established {
+		line("tcp", "round trip %s, %s", inSeconds(t.RTT), plural(int(t.Retransmits), "retransmission"))
+	}
+	words := map[bool]string{true: "yes", false: "no"}
+	for _, m := range s.Monitored {
+		line("monitored", "%s: received %s, advertised %s", m.Prefix, words[m.Received], words[m.Advertised])
+	}
+}
+
+// inSeconds prints a number of seconds as people read times: 600ms, 12.5ms.
+func inSeconds(s float64) string {
+	return time.Duration(s * float64(time.Second)).Round(10 * time.Microsecond).String()
 }
 
 // prefixed puts a prefix before s, unless s is empty.

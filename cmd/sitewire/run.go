@@ -121,7 +121,7 @@ func (d *process) run(ctx context.Context) error {
 			return r.Text, r.Ours, err
 		},
 		NewSpeaker: func(c bgp.Config, sink bgp.Sink) gateway.Speaker {
-			return bgp.New(bgp.Options{Config: c, Sink: sink, Log: d.log.With("part", "bgp")})
+			return bgp.New(bgp.Options{Config: c, Sink: sink, Connections: connections(machine), Log: d.log.With("part", "bgp")})
 		},
 		Prober:   d.prober,
 		Resolver: resolve,
@@ -184,6 +184,18 @@ func (d *process) start(group *errgroup.Group, ctx context.Context) {
 	}
 	if d.cfg.Metrics.Listen != "" {
 		task("metrics", d.serveMetrics)
+	}
+}
+
+// connections asks the kernel for TCP connections.
+func connections(machine *host.Host) func(context.Context) ([]bgp.Connection, error) {
+	return func(ctx context.Context) ([]bgp.Connection, error) {
+		list, err := machine.TCPConnections(ctx)
+		out := make([]bgp.Connection, len(list))
+		for i, c := range list {
+			out[i] = bgp.Connection{Local: c.Local, Remote: c.Remote, RTT: c.RTT, Retransmits: uint64(c.Retransmits)}
+		}
+		return out, err
 	}
 }
 

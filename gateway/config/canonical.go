@@ -48,6 +48,7 @@ func (c *Config) settings() []setting {
 	add("socket", c.Socket)
 	add("metrics.listen", cmp.Or(c.Metrics.Listen, "off"))
 	add("metrics.web_config", c.Metrics.WebConfig)
+	add("metrics.monitored_prefixes", joined(c.Metrics.Monitored))
 	w := c.WireGuard
 	add("wireguard.backend", string(w.Backend))
 	if !w.PrivateKey.IsZero() {
@@ -70,6 +71,7 @@ func (c *Config) settings() []setting {
 	add("bgp.graceful_restart", strconv.FormatBool(b.GracefulRestart))
 	add("bgp.restart_time", b.RestartTime)
 	add("bgp.max_paths", b.MaxPaths)
+	add("bgp.bfd", b.BFD.String())
 	r := c.Routes
 	add("routes.table", r.Table)
 	add("routes.metric", r.Metric)
@@ -161,6 +163,7 @@ func addSession(add func(string, any), secret func(string, string), prefix strin
 	add(prefix+"keepalive", s.Keepalive)
 	add(prefix+"connect_retry", s.ConnectRetry)
 	add(prefix+"route_reflector_client", s.RouteReflectorClient)
+	add(prefix+"bfd", s.BFD.String())
 	if s.Policy != nil {
 		add(prefix+"policy", s.Policy.Name)
 	} else {

@@ -19,6 +19,7 @@ func (r *raw) check(d *decoder) {
 	r.checkSessions(d)
 	r.checkMetrics(d)
 	r.checkRPKI(d)
+	r.checkMonitored(d)
 	if r.Routes.Protocol != 83 {
 		if name, ok := foreignProtocols[r.Routes.Protocol]; ok {
 			d.errorf(d.at(&r.Routes.Protocol), "%d is the route protocol number of %s, whose routes would be taken for ours", r.Routes.Protocol, name)
@@ -71,6 +72,25 @@ func loopback(listen string) bool {
 	}
 	a, err := netip.ParseAddr(host)
 	return host == "localhost" || err == nil && a.Unmap().IsLoopback()
+}
+
+// maxMonitored prefixes: each is two series for each session.
+const maxMonitored = 50
+
+func (r *raw) checkMonitored(d *decoder) {
+	list := r.Metrics.Monitored
+	at := d.at(&r.Metrics.Monitored)
+	if len(list) > maxMonitored {
+		d.errorf(at, "%d monitored prefixes: at most %d, because each is two series for each session", len(list), maxMonitored)
+	}
+	for i, p := range list {
+		if slices.Contains(list[:i], p) {
+			d.errorf(at, "%v is in the list twice", p)
+		}
+	}
+	if len(list) > 0 && r.ASN == 0 {
+		d.warnf(at, "monitored_prefixes without BGP: there is no session to tell of")
+	}
 }
 
 func (r *raw) checkKeys(d *decoder) {

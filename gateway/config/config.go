@@ -74,6 +74,8 @@ type Metrics struct {
 	Listen string
 	// WebConfig is the path of the file that asks for TLS and passwords; empty is neither.
 	WebConfig string
+	// Monitored prefixes, of which the metrics tell whether each session receives and is sent them.
+	Monitored []netip.Prefix
 }
 
 // Backend names an implementation of WireGuard.
@@ -123,6 +125,8 @@ type BGP struct {
 	RestartTime     time.Duration
 	// MaxPaths of one route, at least 1.
 	MaxPaths int
+	// BFD of sessions that do not say otherwise.
+	BFD BFD
 }
 
 // Routes says how routes are written to the kernel.
@@ -273,6 +277,8 @@ type Session struct {
 	HoldTime, Keepalive, ConnectRetry time.Duration
 	GracefulRestart                   bool
 	RouteReflectorClient              bool
+	// BFD watches the way to the neighbour.
+	BFD BFD
 	// Policy of both directions; nil exchanges nothing (RFC 8212).
 	Policy *policy.Policy
 }

@@ -60,6 +60,7 @@ type rawSession struct {
 	password                          Password
 	holdTime, keepalive, connectRetry time.Duration
 	routeReflectorClient              bool
+	bfd                               BFD
 }
 
 type rawPolicy struct {
@@ -137,6 +138,7 @@ func metricsObject() object[Metrics] {
 	return object[Metrics]{name: "metrics", fields: []field[Metrics]{
 		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` does not listen."),
 		key("web_config", relativePathKind(), func(m *Metrics) *string { return &m.WebConfig }, "none", "File with TLS and passwords for /metrics, in the format of Prometheus' exporters (see [metrics](metrics.md)); relative to this file. It is read again for every scrape."),
+		key("monitored_prefixes", list(prefixKind()), func(m *Metrics) *[]netip.Prefix { return &m.Monitored }, "none", "Prefixes, at most 50, of which the metrics tell for each session whether exactly they are received and announced."),
 	}}
 }
 
@@ -187,6 +189,7 @@ func bgpObject() object[BGP] {
 		key("graceful_restart", boolKind(), func(b *BGP) *bool { return &b.GracefulRestart }, "true", "Offer graceful restart (RFC 4724), in both roles, to every neighbour."),
 		key("restart_time", seconds(time.Second, 4095*time.Second), func(b *BGP) *time.Duration { return &b.RestartTime }, "120s", "How long neighbours are asked to keep our routes while we restart."),
 		key("max_paths", number[int]("paths", 1, 64), func(b *BGP) *int { return &b.MaxPaths }, "1", "Most equal paths in one route."),
+		key("bfd", bfdKind(), func(b *BGP) *BFD { return &b.BFD }, "off", "Watch the way to neighbours by BFD (RFC 5881) and end sessions at once when it fails: `wired` (200 ms, 3 packets), `metered` (1 s, 3 packets), or {interval, multiplier}. The neighbour must have BFD too. Not for multihop sessions."),
 	}}
 }
 

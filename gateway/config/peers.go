@@ -258,6 +258,7 @@ func (r *raw) session(d *decoder, s *rawSession, at *node) *Session {
 	if out.Keepalive >= out.HoldTime && d.given(&s.keepalive) && d.usable(&s.keepalive, &s.holdTime) {
 		d.errorf(d.at(&s.keepalive), "keepalive %v is not shorter than hold_time %v", out.Keepalive, out.HoldTime)
 	}
+	r.sessionBFD(d, s, out)
 	internal := out.ASN == out.LocalASN
 	if s.routeReflectorClient && !internal {
 		d.errorf(d.at(&s.routeReflectorClient), "route_reflector_client is for iBGP: %d is not our ASN", out.ASN)

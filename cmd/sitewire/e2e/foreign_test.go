@@ -63,6 +63,10 @@ type foreign struct {
 	// learned returns the prefixes that the BGP daemon has from sitewire.
 	learned func() ([]netip.Prefix, error)
 	lanOnly bool
+	// bfd has the BGP daemon watch its sessions by BFD at 200 ms x 3.
+	bfd bool
+	// stop and kill end the BGP daemon, in good order or without a word.
+	stop, kill func() error
 	// birdc is set by bird.
 	birdc func(words ...string) string
 }
@@ -135,7 +139,13 @@ func (f *foreign) bird(to *site, sh shape, more ...string) {
 		}
 		fmt.Fprintf(w, "  route %s unreachable;\n", p)
 	}
+	if f.bfd {
+		more = append(more, `protocol bfd { interface "wg0" { min rx interval 200 ms; min tx interval 200 ms; multiplier 3; }; }`)
+	}
 	session := func(name, local, remote, channels string) {
+		if f.bfd {
+			channels = "bfd on; " + channels
+		}
 		fmt.Fprintf(&sessions, `protocol bgp %s {
   local %s as %d;
   neighbor %s as %d;
@@ -167,6 +177,7 @@ protocol static { ipv6;
 %s%s`, f.out4, statics4.String(), statics6.String(), sessions.String(), strings.Join(more, "\n")))
 	must(t, err)
 	b.Watch(t)
+	f.stop, f.kill = b.Stop, b.Kill
 	f.birdc = func(words ...string) string {
 		t.Helper()
 		out, err := b.Birdc(context.Background(), words...)
@@ -207,9 +218,18 @@ func (f *foreign) frr(to *site, sh shape) {
 		sessions = []session{{in4[0], "", "4"}, {in6[0], "", "6"}}
 	}
 	var c strings.Builder
+	var daemons []string
+	if f.bfd {
+		nstest.Need(t, nstest.Program("bfdd"))
+		daemons = []string{"bfdd"}
+		c.WriteString("bfd\n profile fast\n  receive-interval 200\n  transmit-interval 200\n  detect-multiplier 3\n exit\nexit\n")
+	}
 	fmt.Fprintf(&c, "router bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n", f.asn, f.out4)
 	for _, s := range sessions {
 		fmt.Fprintf(&c, " neighbor %s remote-as %d\n neighbor %[1]s timers 3 9\n neighbor %[1]s timers connect 1\n neighbor %[1]s advertisement-interval 0\n", s.remote, to.asn)
+		if f.bfd {
+			fmt.Fprintf(&c, " neighbor %s bfd\n neighbor %[1]s bfd profile fast\n", s.remote)
+		}
 		if s.more != "" {
 			for line := range strings.SplitSeq(s.more, "\n") {
 				if strings.Contains(line, "%s") {
@@ -234,9 +254,10 @@ func (f *foreign) frr(to *site, sh shape) {
 		}
 		c.WriteString(" exit-address-family\n")
 	}
-	r, err := peers.StartFRR(t.Context(), f.ns, "frr", c.String())
+	r, err := peers.StartFRR(t.Context(), f.ns, "frr", c.String(), daemons...)
 	must(t, err)
 	r.Watch(t)
+	f.stop, f.kill = r.Stop, r.Kill
 	f.learned = func() ([]netip.Prefix, error) {
 		var out []netip.Prefix
 		for _, fam := range []string{"ipv4", "ipv6"} {
