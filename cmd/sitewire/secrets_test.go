@@ -1,15 +1,28 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
+	"encoding/json"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
+	"net"
 	"net/http"
+	"net/url"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"sitewire/gateway/wg"
 )
@@ -20,11 +33,21 @@ type secret struct {
 	forms []string
 }
 
+// newSecret takes the secret's bytes: those of a key and not its base64.
 func newSecret(name string, raw []byte) secret {
-	upper := strings.ToUpper(hex.EncodeToString(raw))
+	standard := base64.StdEncoding.EncodeToString(raw)
+	spaced := strings.Trim(fmt.Sprint(raw), "[]")
+	var literal, escaped, percent strings.Builder
+	for _, c := range raw {
+		fmt.Fprintf(&literal, "0x%x, ", c) // as %#v prints bytes
+		fmt.Fprintf(&escaped, `\x%02x`, c) // as %q prints bytes that are no text
+		fmt.Fprintf(&percent, "%%%02X", c)
+	}
 	forms := []string{
-		string(raw), base64.RawStdEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw), hex.EncodeToString(raw), upper,
-		strings.Trim(fmt.Sprint(raw), "[]"), strings.ReplaceAll(strings.Trim(fmt.Sprint(raw), "[]"), " ", ","), // as %v and JSON print bytes
+		string(raw), strconv.Quote(string(raw)), url.QueryEscape(string(raw)), url.PathEscape(string(raw)), percent.String(), strings.ToLower(percent.String()),
+		standard, base64.URLEncoding.EncodeToString(raw), url.QueryEscape(standard), strings.ReplaceAll(standard, "/", `\/`),
+		hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)), spacedHex(raw, " "), spacedHex(raw, ":"),
+		spaced, strings.ReplaceAll(spaced, " ", ","), strings.ReplaceAll(spaced, " ", ", "), literal.String(), escaped.String(),
 	}
 	for i, f := range forms {
 		forms[i] = f[:len(f)*2/3] // an excerpt that is cut off tells too much as well
@@ -32,16 +55,74 @@ func newSecret(name string, raw []byte) secret {
 	return secret{name, forms}
 }
 
-// told returns which secret a text tells; empty if it tells none.
+// spacedHex is hexadecimal with something between the bytes.
+func spacedHex(raw []byte, between string) string {
+	parts := make([]string, len(raw))
+	for i, c := range raw {
+		parts[i] = fmt.Sprintf("%02x", c)
+	}
+	return strings.Join(parts, between)
+}
+
+// told returns which secret a text tells, in which form; empty if it tells none.
 func told(text string, secrets []secret) string {
 	for _, s := range secrets {
 		for _, f := range s.forms {
 			if strings.Contains(text, f) {
-				return s.name
+				return fmt.Sprintf("%s as %q", s.name, f)
 			}
 		}
 	}
 	return ""
+}
+
+// TestSecretIsFound: the search finds a secret in every form that Go and its usual encoders print it in.
+func TestSecretIsFound(t *testing.T) {
+	key, err := wg.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := key[:]
+	text, err := json.Marshal(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	numbers := make([]int, len(raw))
+	for i, c := range raw {
+		numbers[i] = int(c)
+	}
+	list, err := json.Marshal(numbers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const password = "Correct Horse+Battery/7%"
+	for _, s := range []secret{newSecret("key", raw), newSecret("password", []byte(password))} {
+		if told("nothing of it", []secret{s}) != "" {
+			t.Errorf("%s found where it is not", s.name)
+		}
+	}
+	for _, printed := range []string{
+		string(raw), key.Reveal(), key.Hex(), string(text), string(list), fmt.Sprint(raw), fmt.Sprintf("%d", raw), fmt.Sprintf("%x", raw), fmt.Sprintf("%X", raw),
+		fmt.Sprintf("% x", raw), fmt.Sprintf("%#v", raw), fmt.Sprintf("%q", raw), strings.TrimRight(key.Reveal(), "="), url.QueryEscape(key.Reveal()), url.PathEscape(key.Reveal()),
+		url.QueryEscape(string(raw)), base64.URLEncoding.EncodeToString(raw), base64.RawURLEncoding.EncodeToString(raw), base64.RawStdEncoding.EncodeToString(raw),
+	} {
+		if told("{"+printed+"}", []secret{newSecret("key", raw)}) == "" {
+			t.Errorf("key not found: %q", printed)
+		}
+	}
+	for _, printed := range []string{
+		password, url.QueryEscape(password), url.PathEscape(password), fmt.Sprintf("%q", password), fmt.Sprint([]byte(password)), hex.EncodeToString([]byte(password)),
+		base64.StdEncoding.EncodeToString([]byte("prometheus:" + password)), // as the header of basic authentication has it
+	} {
+		if told("{"+printed+"}", basicAuth("prometheus", password)) == "" {
+			t.Errorf("password not found: %q", printed)
+		}
+	}
+}
+
+// basicAuth are a password and the header that carries it.
+func basicAuth(user, password string) []secret {
+	return []secret{newSecret("web password", []byte(password)), newSecret("Authorization header", []byte(user+":"+password))}
 }
 
 // TestSecrets runs a daemon at the most talkative level, asks it everything that there is to ask, and shows it and `check` files in which
@@ -62,8 +143,20 @@ func TestSecrets(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	envPSK, err := wg.NewPresharedKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	credPSK, err := wg.NewPresharedKey()
+	if err != nil {
+		t.Fatal(err)
+	}
 	const password = "Correct-Horse7Battery"
-	secrets := []secret{newSecret("private key", private[:]), newSecret("preshared key", psk[:]), newSecret("password", []byte(password))}
+	secrets := append([]secret{
+		newSecret("private key", private[:]), newSecret("preshared key", psk[:]), newSecret("password", []byte(password)),
+		newSecret("preshared key of the environment", envPSK[:]), newSecret("preshared key of the credentials", credPSK[:]),
+		newSecret("hash of the web password", []byte(webHash)),
+	}, basicAuth("prometheus", webPassword)...)
 
 	d := newLabDaemon(t)
 	d.put("private.key", private.Reveal()+"\n")
@@ -72,9 +165,18 @@ func TestSecrets(t *testing.T) {
 	d.put("broken.key", private.Reveal()+private.Reveal()+"\n")
 	d.put("short.key", private.Reveal()[:40]+"\n")
 	d.put("long.password", strings.Repeat(password, 5)+"\n")
+	d.put("credential", credPSK.Reveal()+"\n")
+	t.Setenv("SITEWIRE_TEST_PSK", envPSK.Reveal())
+	t.Setenv("CREDENTIALS_DIRECTORY", d.dir)
+	certificate, key, tlsSecrets := newTLS(t)
+	secrets = append(secrets, tlsSecrets...)
+	d.put("tls.crt", certificate)
+	d.put("tls.key", key)
+	const web = "tls_server_config: { cert_file: tls.crt, key_file: tls.key }\nbasic_auth_users: { prometheus: " + webHash + " }\n"
+	d.put("web.yaml", web)
 	const listen = "127.0.0.1:9587"
-	good := d.yaml(strings.NewReplacer("DIR", d.dir, "PEER", peerKey.Public().String()).Replace(`log: { level: debug }
-metrics: { listen: "` + listen + `" }
+	good := d.yaml(strings.NewReplacer("DIR", d.dir, "ENVPEER", newPublicKey(t), "CREDPEER", newPublicKey(t), "PEER", peerKey.Public().String()).Replace(`log: { level: debug }
+metrics: { listen: "` + listen + `", web_config: web.yaml }
 wireguard: { private_key: "${file:DIR/private.key}" }
 peers:
   nyc:
@@ -84,6 +186,18 @@ peers:
     asn: 4242420002
     policy: dn42
     bgp: { password: "${file:DIR/password}" }
+  env:
+    public_key: ENVPEER
+    preshared_key: ${env:SITEWIRE_TEST_PSK}
+    endpoint: 127.0.0.1:51998
+    listen_port: 51831
+    allowed_ips: [10.18.0.0/24]
+  cred:
+    public_key: CREDPEER
+    preshared_key: ${cred:credential}
+    endpoint: 127.0.0.1:51997
+    listen_port: 51832
+    allowed_ips: [10.19.0.0/24]
 neighbours:
   core:
     address: 198.51.100.2
@@ -102,8 +216,14 @@ neighbours:
 			t.Errorf("%s tells the %s:\n%s", where, s, text)
 		}
 	}
+	ran := map[string]bool{}
 	run := func(args ...string) {
 		t.Helper()
+		for _, c := range newRoot(newApp()).Commands() {
+			if slices.Contains(args, c.Name()) {
+				ran[c.Name()] = true
+			}
+		}
 		out, _ := self(t.Context(), args...).CombinedOutput() // failing is what many of them are to do
 		if len(out) == 0 {
 			t.Errorf("sitewire %s prints nothing", strings.Join(args, " "))
@@ -115,6 +235,8 @@ neighbours:
 		for _, args := range [][]string{
 			{"status"}, {"status", "--json"}, {"peers"}, {"peers", "--json"}, {"peers", "nyc"}, {"bgp", "--json"}, {"bgp", "nyc"}, {"bgp", "core"},
 			{"routes", "--json"}, {"explain", "172.20.1.1"}, {"config"}, {"config", "--json"}, {"version", "--json"},
+			{"peers", "env"}, {"peers", "cred", "--json"}, {"bgp"}, {"bgp", "nyc", "--json"}, {"routes"}, {"routes", "172.20.1.0/24"}, {"explain", "10.18.0.1", "--json"},
+			{"rpki"}, {"rpki", "--json"}, {"diff"}, {"diff", "--json"}, {"reload"}, {"reload", "--json"}, {"check", d.file}, {"check", "--json", d.file}, {"schema"},
 		} {
 			run(append([]string{"--socket", d.socket}, args...)...)
 		}
@@ -123,6 +245,18 @@ neighbours:
 			"/v1/diff?path=" + filepath.Join(d.dir, "private.key"), "/v1/nothing", "/debug/pprof/", "/debug/vars", "/metrics",
 		} {
 			hear("GET "+path, d.raw(path))
+		}
+		for _, password := range []string{webPassword, password, ""} {
+			for _, accept := range []string{
+				"text/plain", "application/openmetrics-text;version=1.0.0", "application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=delimited",
+				"application/vnd.google.protobuf;proto=io.prometheus.client.MetricFamily;encoding=text",
+			} {
+				status, text := scrapeTLS(t, certificate, "https://"+listen+"/metrics", password, accept)
+				if want := map[bool]int{true: http.StatusOK, false: http.StatusUnauthorized}[password == webPassword]; status != want {
+					t.Errorf("metrics as %s with password %q: status %d, want %d", accept, password, status, want)
+				}
+				hear("metrics as "+accept, text)
+			}
 		}
 	}
 	everything()
@@ -179,23 +313,120 @@ neighbours:
 		return nil
 	})
 	everything()
-	text, err := d.scrape(listen)
+
+	// A web configuration with a password in it, of a daemon that runs and of one that is to start.
+	for name, text := range map[string]string{
+		"password that is no hash": "basic_auth_users: { prometheus: " + webPassword + " }\n",
+		"password for users":       "basic_auth_users: " + webPassword + "\n",
+		"password as a key":        webPassword + ": 1\n",
+		"hash as a key":            "basic_auth_users:\n  prometheus:\n    " + webHash + ": 1\n",
+		"anchor":                   "basic_auth_users: { prometheus: *" + webPassword + " }\n",
+		"key that is none":         "tls_server_config:\n  cert_file: tls.crt\n  key: " + strconv.Quote(webPassword) + "\n",
+		"key in the wrong place":   strings.ReplaceAll("tls_server_config: |\n  "+key, "\n", "\n  ") + "\n",
+		"key for the certificate":  "tls_server_config: { cert_file: tls.key, key_file: tls.key }\n",
+	} {
+		d.put("web.yaml", text)
+		run("check", d.file)
+		run("check", "--json", d.file)
+		run("run", "--config", d.file)
+		run("--socket", d.socket, "reload")
+		_, answer := scrapeTLS(t, certificate, "https://"+listen+"/metrics", webPassword, "text/plain")
+		hear("metrics with "+name, answer)
+	}
+	d.put("web.yaml", web)
+	ran["stop"] = true // says nothing if all is well
+	out, err := self(t.Context(), "--socket", d.socket, "stop").CombinedOutput()
+	if err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	hear("sitewire stop", string(out))
+	for _, c := range newRoot(newApp()).Commands() {
+		if elsewhere := []string{"demo", "genkey", "genpsk", "pubkey", "help", "completion"}; !ran[c.Name()] && !slices.Contains(elsewhere, c.Name()) {
+			t.Errorf("sitewire %s was not looked at", c.Name())
+		}
+	}
+	select {
+	case <-d.ended:
+		d.cmd = nil
+	case <-time.After(20 * time.Second):
+		t.Error("the daemon did not stop")
+	}
+	hear("the log", d.log())
+
+	if seen < 300 {
+		t.Errorf("only %d texts were looked at", seen)
+	}
+}
+
+// webHash is bcrypt's, of webPassword, at the lowest cost.
+const (
+	webPassword = "Prometheus-May-Read7"
+	webHash     = "$2a$04$mNaYZOsk6ZAzV4mnLFw1Sux5yJjNduT/cjolAZ6KpZ6qwVHPEpSnG"
+)
+
+// newTLS makes a certificate for 127.0.0.1 and its key, and what of the key must not be told.
+func newTLS(t *testing.T) (certificate, key string, secrets []secret) {
+	t.Helper()
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	hear("/metrics", text)
-	d.stop()
-	hear("the log", d.log())
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		IsCA: true, BasicConstraintsValid: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded, err := x509.MarshalECPrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scalar, err := private.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	key = string(pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: encoded}))
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), key, []secret{
+		newSecret("TLS key", scalar), newSecret("TLS key's file", []byte(strings.Split(key, "\n")[1])),
+	}
+}
 
-	// The search finds what it looks for.
-	for _, s := range []string{private.Reveal(), psk.Hex(), password, fmt.Sprint(psk[:])} {
-		if told("x"+s+"x", secrets) == "" {
-			t.Errorf("not found: %q", s)
-		}
+func newPublicKey(t *testing.T) string {
+	t.Helper()
+	k, err := wg.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
 	}
-	if seen < 100 {
-		t.Errorf("only %d texts were looked at", seen)
+	return k.Public().String()
+}
+
+// scrapeTLS returns the status and the body of a page, or 0 and the error.
+func scrapeTLS(t *testing.T, certificate, url, password, accept string) (status int, body string) {
+	t.Helper()
+	roots := x509.NewCertPool()
+	roots.AppendCertsFromPEM([]byte(certificate))
+	tr := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
+	defer tr.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
 	}
+	if password != "" {
+		req.SetBasicAuth("prometheus", password)
+	}
+	req.Header.Set("Accept", accept)
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
 }
 
 // raw is the body of GET path, whatever its status.
