@@ -233,6 +233,7 @@ func named(task fmt.Stringer, err error) error {
 // start makes everything but the sessions.
 func (g *Gateway) start(ctx context.Context) error {
 	cfg := g.Config()
+	g.setProbes(cfg, nil)
 	if err := g.o.Host.SetRules(ctx, rulesConfig(cfg)); err != nil {
 		return fmt.Errorf("policy rules: %w", err)
 	}

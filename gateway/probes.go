@@ -26,11 +26,10 @@ func probeTargets(cfg *config.Config, ts []wg.Tunnel) []probe.Target {
 	}
 	out := make([]probe.Target, 0, len(cfg.Peers))
 	for _, p := range cfg.Peers {
-		target := probe.Target{Peer: p.Name, Device: p.Device}
-		if t := byPeer[p.Name]; t != nil && t.State != wg.TunnelNew {
-			target.Local, target.Remote = tunnelEnds(p.Tunnel)
-			target.Interval, target.Timeout = p.Probe, min(cfg.Probe.Timeout, p.Probe)
-			target.Up, target.MTU, target.PathMTU = t.State == wg.TunnelUp, t.MTU, cfg.Probe.MTU
+		target := probe.Target{Peer: p.Name, Device: p.Device, Interval: p.Probe, Timeout: min(cfg.Probe.Timeout, p.Probe), PathMTU: cfg.Probe.MTU}
+		target.Local, target.Remote = tunnelEnds(p.Tunnel)
+		if t := byPeer[p.Name]; t != nil {
+			target.Met, target.Up, target.MTU = t.State != wg.TunnelNew, t.State == wg.TunnelUp, t.MTU
 		}
 		out = append(out, target)
 	}

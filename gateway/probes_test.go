@@ -39,7 +39,7 @@ func (f *fakeProber) text() string {
 	var b strings.Builder
 	for _, t := range f.targets {
 		fmt.Fprintf(&b, "%s %s", t.Peer, t.Device)
-		if t.Interval > 0 {
+		if t.Met && t.Interval > 0 {
 			fmt.Fprintf(&b, " %v %v every %v within %v up=%v mtu=%v/%d", t.Local, t.Remote, t.Interval, t.Timeout, t.Up, t.PathMTU, t.MTU)
 		}
 		b.WriteByte('\n')

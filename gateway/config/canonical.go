@@ -116,7 +116,9 @@ func (c *Config) settings() []setting {
 		add("mtu", p.MTU)
 		add("keepalive", p.Keepalive)
 		add("dead_after", p.DeadAfter)
-		add("probe", cmp.Or(format(p.Probe), "off"))
+		if p.Probe != c.Probe.Interval {
+			add("probe", cmp.Or(format(p.Probe), "off"))
+		}
 		t := p.Tunnel
 		add("tunnel.local", t.Local)
 		add("tunnel.remote", t.Remote)

@@ -16,7 +16,6 @@ const (
 	defaultMetrics    = "127.0.0.1:9587"
 	defaultBGPPort    = 179
 	defaultKeepalive  = 25 * time.Second
-	defaultProbe      = 10 * time.Second
 	mainTable         = 254
 )
 
@@ -31,7 +30,7 @@ func defaults(path string) *raw {
 			Backend:      BackendAuto,
 			FirewallMark: 0x5357, // "SW"
 		},
-		Probe: Probe{Interval: defaultProbe, Timeout: 3 * time.Second},
+		Probe: Probe{Timeout: 3 * time.Second},
 		BGP: BGP{
 			Port: defaultBGPPort, HoldTime: 90 * time.Second, ConnectRetry: 5 * time.Second,
 			GracefulRestart: true, RestartTime: 120 * time.Second, MaxPaths: 1,

@@ -83,6 +83,9 @@ func (r *raw) resolve(d *decoder) *Config {
 	r.resolveRPKI(d)
 	r.resolveKeys(d)
 	r.resolveDevices(d)
+	if !d.given(&r.Probe.Interval) {
+		r.Probe.Interval = probeInterval(len(r.peers))
+	}
 	for _, e := range r.peers {
 		r.resolvePeer(d, e)
 	}

@@ -31,6 +31,8 @@ type Target struct {
 	Local, Remote netip.Addr
 	// Interval between two echoes; 0 sends none, and the peer keeps the statistics that it has.
 	Interval time.Duration
+	// Met says that the tunnel has come up at least once. Before that nothing is sent.
+	Met bool
 	// Timeout after which an echo is lost, however late an answer may come. It is at most the interval.
 	Timeout time.Duration
 	// Up says that the tunnel is up. Echoes are sent through one that is down too: that they are lost is the truth.
@@ -40,7 +42,9 @@ type Target struct {
 	MTU     int
 }
 
-func (t *Target) probed() bool { return t.Interval > 0 && t.Local.IsValid() && t.Remote.IsValid() }
+func (t *Target) probed() bool {
+	return t.Met && t.Interval > 0 && t.Local.IsValid() && t.Remote.IsValid()
+}
 
 // Wire carries the echoes of one address family. Its methods are called from two goroutines, one that sends and one that
 // receives.
@@ -101,7 +105,7 @@ type Prober struct {
 // index leads to the statistics of all peers, by name. Immutable; what it points to is replaced as a whole.
 type index struct {
 	stats  []*atomic.Pointer[Stats]
-	probed bool
+	wanted bool // somebody is to be probed
 }
 
 // trouble is why a family cannot be probed.
@@ -161,7 +165,7 @@ func (p *Prober) Set(targets []Target) {
 // Snapshot returns the statistics of every peer, sorted by name; nil if none is to be probed. They must not be changed.
 func (p *Prober) Snapshot() []*Stats {
 	ix := p.index.Load()
-	if !ix.probed {
+	if !ix.wanted {
 		return nil
 	}
 	out := make([]*Stats, len(ix.stats))
@@ -230,7 +234,7 @@ func (p *Prober) adopt(now time.Time) {
 		t.Target = w
 		p.follow(t, old, now)
 		ix.stats = append(ix.stats, t.stats)
-		ix.probed = ix.probed || w.probed()
+		ix.wanted = ix.wanted || w.Interval > 0
 	}
 	for name, t := range gone {
 		p.abandon(&t.echo)
@@ -295,6 +299,9 @@ func (p *Prober) turn(ctx context.Context, t *target) {
 	}
 	if due(t.next, now) {
 		t.next = now.Add(jitter(t.Interval))
+		if t.seq == 0 { // what came up together goes apart soon
+			t.next = now.Add(t.Interval/2 + rand.N(t.Interval))
+		}
 		p.send(ctx, t, &t.echo, 0, now)
 	}
 	if due(t.searchAt, now) {

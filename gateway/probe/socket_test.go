@@ -73,7 +73,7 @@ func (l *links) run(t *testing.T, openIn func(v6 bool) (Wire, error)) *Prober {
 func quick(peer, dev string, end [2]netip.Addr) Target {
 	return Target{
 		Peer: peer, Device: dev, Local: end[0], Remote: end[1],
-		Interval: 20 * time.Millisecond, Timeout: 20 * time.Millisecond, Up: true, MTU: 1500,
+		Interval: 20 * time.Millisecond, Timeout: 20 * time.Millisecond, Met: true, Up: true, MTU: 1500,
 	}
 }
 

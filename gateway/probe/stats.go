@@ -30,7 +30,7 @@ type Recent struct {
 	Last, Min, Mean, Max time.Duration
 }
 
-// RecentEchoes is how many echoes Recent looks back: ten minutes with the default interval.
+// RecentEchoes is how many echoes Recent looks back: ten minutes at ten seconds.
 const RecentEchoes = 60
 
 // Loss is the share of recent echoes that were lost.
