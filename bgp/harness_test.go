@@ -187,9 +187,16 @@ func newLab(t *testing.T, neighbours ...Neighbour) *lab {
 
 func startLab(t *testing.T, c Config) *lab {
 	t.Helper()
+	return startLabWith(t, c, func(*Options) {})
+}
+
+func startLabWith(t *testing.T, c Config, more func(*Options)) *lab {
+	t.Helper()
 	c.ListenPort = freePort(t)
 	l := &lab{t: t, feed: newFeed(), port: uint16(c.ListenPort), config: c}
-	l.Speaker = New(Options{Config: c, Sink: l.feed, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))})
+	o := Options{Config: c, Sink: l.feed, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))}
+	more(&o)
+	l.Speaker = New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- l.Run(ctx) }()

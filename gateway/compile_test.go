@@ -206,6 +206,13 @@ func TestRulesAndFirewall(t *testing.T) {
 	same(t, host.FirewallConfig{
 		BGPPort: 1790, TunnelDevices: []string{"wg-transit", "wg0"}, LANNeighbours: []netip.Addr{ip("192.0.2.99"), ip("10.0.0.2")}, ClampMSS: true,
 	}, firewallConfig(c))
+	c.Neighbours[0].Session.BFD = config.BFD{Interval: time.Second, Multiplier: 3}
+	if !firewallConfig(c).BFD {
+		t.Error("BFD is not guarded")
+	}
+	if n := neighbour(c.Neighbours[0].Session); n.BFD != (bgp.BFD{Interval: time.Second, Multiplier: 3}) {
+		t.Errorf("the speaker is told of BFD %+v", n.BFD)
+	}
 	c.BGP.Port = -1
 	if f := firewallConfig(c); f.BGPPort != 0 {
 		t.Errorf("port %d is guarded and nobody listens", f.BGPPort)

@@ -20,6 +20,7 @@ func (r *raw) check(d *decoder) {
 	r.checkMetrics(d)
 	r.checkRPKI(d)
 	r.checkMonitored(d)
+	r.checkPrepend(d)
 	if r.Routes.Protocol != 83 {
 		if name, ok := foreignProtocols[r.Routes.Protocol]; ok {
 			d.errorf(d.at(&r.Routes.Protocol), "%d is the route protocol number of %s, whose routes would be taken for ours", r.Routes.Protocol, name)

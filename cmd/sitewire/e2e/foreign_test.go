@@ -67,6 +67,7 @@ type foreign struct {
 	bfd bool
 	// stop and kill end the BGP daemon, in good order or without a word.
 	stop, kill func() error
+	starts     int // of FRR: sockets that a killed one left look as if the next one listened
 	// birdc is set by bird.
 	birdc func(words ...string) string
 }
@@ -254,7 +255,8 @@ func (f *foreign) frr(to *site, sh shape) {
 		}
 		c.WriteString(" exit-address-family\n")
 	}
-	r, err := peers.StartFRR(t.Context(), f.ns, "frr", c.String(), daemons...)
+	f.starts++
+	r, err := peers.StartFRR(t.Context(), f.ns, fmt.Sprintf("frr%d", f.starts), c.String(), daemons...)
 	must(t, err)
 	r.Watch(t)
 	f.stop, f.kill = r.Stop, r.Kill
