@@ -52,6 +52,8 @@ func TestTCPConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
+		from, _ := netip.AddrFromSlice(conn.LocalAddr().(*net.TCPAddr).IP) // the kernel chose among the link-local ones
+		local = from.Unmap().WithZone(local.Zone())
 		for ns, far := range map[*netns.NS]netip.Addr{here: remote, there: local} {
 			var list []TCPConnection
 			if err := ns.Do(func() (err error) {
