@@ -63,19 +63,28 @@ func newGenpsk(a *app) *cobra.Command {
 
 func newPubkey(a *app) *cobra.Command {
 	return &cobra.Command{
-		Use:     "pubkey",
-		Short:   "Print the public key of the private key on stdin",
-		Example: "  sitewire pubkey < /etc/sitewire/private.key",
-		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
+		Use:     "pubkey [FILE]",
+		Short:   "Print the public key of the private key in a file, or on stdin",
+		Example: "  sitewire pubkey /etc/sitewire/private.key\n  sitewire genkey | sitewire pubkey",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			from, name := a.stdin, "stdin"
+			if len(args) > 0 {
+				f, err := os.Open(args[0])
+				if err != nil {
+					return err // names the file
+				}
+				defer f.Close()
+				from, name = f, args[0]
+			}
 			const enough = 4096 // a key is 44 characters; a file of another kind is not read to its end
-			b, err := io.ReadAll(io.LimitReader(a.stdin, enough))
+			b, err := io.ReadAll(io.LimitReader(from, enough))
 			if err != nil {
-				return fmt.Errorf("stdin: %w", err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 			key, err := wg.ParseSecret(strings.TrimSpace(string(b)))
 			if err != nil {
-				return fmt.Errorf("stdin: %w", err)
+				return fmt.Errorf("%s: %w", name, err)
 			}
 			_, err = fmt.Fprintln(a.stdout, key.Public())
 			return err
