@@ -103,7 +103,7 @@ func (g *Gateway) Explain(ctx context.Context, a netip.Addr) Explanation {
 	}
 	for r := range table.Covering(a) {
 		info := routeInfo(r)
-		g.originInfo(&info, cfg.ASN)
+		originInfo(g.Origins(), &info, cfg.ASN)
 		out.Matches = append(out.Matches, info)
 	}
 	for _, own := range cfg.Announce {

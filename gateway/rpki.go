@@ -58,8 +58,7 @@ type OriginInfo struct {
 const maxPayloads = 8
 
 // originInfo judges the origins of a route's paths, as import policy did.
-func (g *Gateway) originInfo(r *RouteInfo, asn uint32) {
-	s := g.Origins()
+func originInfo(s *rpki.Snapshot, r *RouteInfo, asn uint32) {
 	var tables []string
 	for _, x := range s.Sources {
 		if !slices.Contains(tables, x.Table) {

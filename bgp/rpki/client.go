@@ -271,7 +271,7 @@ func (c *client) done(end pdu, session uint16) {
 	c.session, c.serial, c.synced, c.at = session, end.serial, true, time.Now()
 	c.every, c.lasts = defaultRefresh, defaultExpire
 	if end.version != version0 {
-		c.every = clamp(end.refresh, minRefresh, maxRefresh)
+		c.every = min(clamp(end.refresh, minRefresh, maxRefresh), defaultRefresh) // so that an old answer means a broken cache
 		c.lasts = max(clamp(end.expire, minExpire, maxExpire), c.every+minRefresh)
 	}
 	if c.refresh != 0 {

@@ -179,3 +179,26 @@ func BenchmarkValidate(b *testing.B) {
 		})
 	}
 }
+
+// TestDN42Profile: the profile refuses invalid origins, by name, and nothing for want of payloads.
+func TestDN42Profile(t *testing.T) {
+	p, ok := policy.Profile("dn42")
+	if !ok {
+		t.Fatal("no profile")
+	}
+	prefix := netip.MustParsePrefix("172.20.16.0/27")
+	full := NewSet(map[string]*Table{policy.DefaultTable: TableOf(vrp(t, prefix.String(), 29, 4242420001))})
+	empty := NewSet(map[string]*Table{policy.DefaultTable: TableOf()})
+	for _, c := range []struct {
+		origins policy.Origins
+		origin  uint32
+		want    string
+	}{
+		{full, 4242420001, "dn42"}, {full, 4242420002, policy.RPKIInvalid}, {empty, 4242420002, "dn42"}, {nil, 4242420002, "dn42"},
+	} {
+		ctx := &policy.Context{LocalASN: 1, NeighbourASN: c.origin, Neighbour: netip.MustParseAddr("10.0.0.2"), Origins: c.origins}
+		if got := p.EvalImport(policy.Route{Prefix: prefix, ASPath: []uint32{c.origin}, NextHop: ctx.Neighbour}, ctx).Rule; got != c.want {
+			t.Errorf("from AS%d: %s, want %s", c.origin, got, c.want)
+		}
+	}
+}

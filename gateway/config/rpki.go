@@ -39,7 +39,7 @@ func rpkiObject() object[rawRPKI] {
 	return object[rawRPKI]{name: "rpki", fields: []field[rawRPKI]{
 		key("servers", named("caches", rpkiServerKind()), func(r *rawRPKI) *[]entry[*RPKISource] { return &r.servers }, "none", "Caches that speak RTR over TCP (RFC 8210, RFC 6810)."),
 		key("files", named("files", rpkiFileKind()), func(r *rawRPKI) *[]entry[*RPKISource] { return &r.files }, "none", "JSON files as caches and the generators of dn42 write them; read again when they change."),
-		key("refresh", seconds(time.Second, maxRPKIRefresh), func(r *rawRPKI) *time.Duration { return &r.Refresh }, "what the cache says, else 1h", "Time between queries to a cache that does not notify."),
+		key("refresh", seconds(time.Second, maxRPKIRefresh), func(r *rawRPKI) *time.Duration { return &r.Refresh }, "what the cache says, at most 1h", "Time between queries to a cache that does not notify."),
 		key("expire", seconds(minRPKIExpire, maxRPKIExpire), func(r *rawRPKI) *time.Duration { return &r.Expire }, "what the cache says, else 2h", "How long the payloads of a cache that is silent stay in use. Files do not expire."),
 	}}
 }
