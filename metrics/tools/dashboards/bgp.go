@@ -99,7 +99,7 @@ func bgp() Board {
 				Title: "Why sessions fell", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Bars: true, Steps: neutral, NoValue: "No session fell.",
 				Question: "When did sessions go down, and for which reason?",
 				Normal:   "No bars.",
-				Do:       "hold_timer_expired and bfd_down: the path. read_failed: the peer closed or the tunnel's MTU is too small. notification_received: see beside. tunnel_down, configuration and reset are our own doing.",
+				Do:       "hold_timer_expired, bfd_down and graceful_restart (the peer fell silent, its routes are kept for a while): the path. read_failed: the peer closed or the tunnel's MTU is too small. notification_received: see beside. tunnel_down, configuration and reset are our own doing.",
 				Alerts:   []string{"SitewireBGPSessionFlapping"},
 				Queries: []Query{{Expr: `sum by (instance, session, reason) (increase(sitewire_bgp_session_downs_total{peer}[$__rate_interval])) > 0`,
 					Legend: "{{instance}} → {{session}} {{reason}}"}},
@@ -118,7 +118,7 @@ func bgp() Board {
 					{Field: "Value #A", Name: "received", Unit: "none"}, {Field: "Value #B", Name: "sent", Unit: "none"},
 				},
 			}, {
-				Title: "Times down, times up, in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Title: "Times down, times up, in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no BGP",
 				Question: "Is a session flapping?",
 				Normal:   "0; one of each after a restart of the peer.",
 				Do:       "Over 3 in an hour, lengthen timers only after you know why: see the reasons.",
@@ -211,13 +211,13 @@ func bgp() Board {
 				Do:       "A queue that stays: the peer is stuck or the path drops large segments (MTU); the session will fall at the hold time.",
 				Queries:  []Query{{Expr: `sitewire_bgp_out_queue_messages{peer}`, Legend: "{{instance}} → {{session}}"}},
 			}, {
-				Title: "TCP round-trip time", Kind: TimeSeries, W: 6, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Title: "TCP round-trip time", Kind: TimeSeries, W: 6, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no TCP figures",
 				Question: "How long does the kernel see each session's segments take?",
 				Normal:   "The round-trip time of the tunnel.",
 				Do:       "Far above the probes' time: the peer's host is busy or delays its acknowledgements.",
 				Queries:  []Query{{Expr: `sitewire_bgp_tcp_rtt_seconds{peer}`, Legend: "{{instance}} → {{session}}"}},
 			}, {
-				Title: "TCP retransmits", Kind: TimeSeries, W: 6, H: 8, Unit: "pps", Min: new(0.0), Steps: neutral, NoValue: "no BGP",
+				Title: "TCP retransmits", Kind: TimeSeries, W: 6, H: 8, Unit: "pps", Min: new(0.0), Steps: neutral, NoValue: "no TCP figures",
 				Question: "Are segments of BGP lost?",
 				Normal:   "0.",
 				Do:       "Retransmits with little loss of probes: large segments do not fit, look at the path MTU.",
@@ -249,7 +249,7 @@ func bgp() Board {
 				Do:       "Each fall resets BGP: short falls without loss of probes mean timers that are too tight.",
 				Queries:  []Query{{Expr: `sitewire_bfd_session_up{peer}`, Legend: "{{instance}} → {{session}}"}},
 			}, {
-				Title: "Falls of BFD in the last hour, by diagnostic", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "No BFD session fell.",
+				Title: "Falls of BFD in the last hour, by diagnostic", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "No BFD session fell.",
 				Question: "How often did BFD fall, and by whose word?",
 				Normal:   "0.",
 				Do:       "Control detection time expired: we heard nothing. Neighbour signalled session down: the far side heard nothing. Lengthen the detection time if both paths are fine.",

@@ -111,6 +111,10 @@ func (p *Panel) build() dashboard.Panel {
 			Overrides: p.overrides(),
 		},
 	}
+	if p.Bars {
+		// A bar counts the events of its step: with steps shorter than $__rate_interval one event would show in several.
+		out.Interval = new("1m")
+	}
 	for i, q := range p.Queries {
 		target := prometheus.Dataquery{
 			RefId: new(letter(i)), Datasource: source(), Expr: matchers.Replace(q.Expr),

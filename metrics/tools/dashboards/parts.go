@@ -126,6 +126,7 @@ func (p *Panel) graph() timeseries.FieldConfig {
 func (p *Panel) options() any {
 	legend := common.VizLegendOptions{
 		DisplayMode: common.LegendDisplayModeTable, Placement: common.LegendPlacementBottom, ShowLegend: true, Calcs: []string{"lastNotNull", "max"},
+		SortBy: new("Max"), SortDesc: new(true), // the many that are 0 come last
 	}
 	if p.W == columns {
 		legend.Placement = common.LegendPlacementRight

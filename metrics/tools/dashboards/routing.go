@@ -28,7 +28,7 @@ func routing() Board {
 				Queries: []Query{{Expr: `max((time() - sitewire_reconcile_oldest_pending_timestamp_seconds{gw}) * (sitewire_reconcile_oldest_pending_timestamp_seconds{gw} > bool 0))`,
 					Instant: true}},
 			}, {
-				Title: "Slowest hundredth of changes", Kind: Stat, W: 3, H: 4, Unit: "s", Steps: convergenceSteps, NoValue: "no changes",
+				Title: "Changes, p99", Kind: Stat, W: 3, H: 4, Unit: "s", Steps: convergenceSteps, NoValue: "no changes",
 				Question: "Within which time were 99 of 100 changes of the chosen time in the kernel?",
 				Normal:   "Under half a second. The value is as coarse as the histogram's buckets.",
 				Do:       "The stages below tell where the time goes.",
@@ -57,11 +57,11 @@ func routing() Board {
 				Queries:  []Query{{Expr: `sum(sitewire_allowed_ips_conflicts{gw})`, Instant: true}},
 			}, {
 				Title: "Netlink requests that fail", Kind: Stat, W: 3, H: 4, Unit: "percentunit", Steps: lossSteps, NoValue: "no requests",
-				Question: "What part of the requests to the kernel fails?",
+				Question: "What part of the requests to the kernel failed in the chosen time?",
 				Normal:   "0 %.",
 				Do:       "EPERM: a capability is missing. ENODEV: a device is gone. EINVAL: a next hop the kernel does not take. ENOSPC or ENOBUFS: too much at once.",
 				Alerts:   []string{"SitewireNetlinkErrors"},
-				Queries: []Query{{Expr: `sum(rate(sitewire_netlink_errors_total{gw}[$__rate_interval])) / (sum(rate(sitewire_netlink_requests_total{gw}[$__rate_interval])) > 0)`,
+				Queries: []Query{{Expr: `(sum(increase(sitewire_netlink_errors_total{gw}[$__range])) or 0 * sum(increase(sitewire_netlink_requests_total{gw}[$__range]))) / (sum(increase(sitewire_netlink_requests_total{gw}[$__range])) > 0)`,
 					Instant: true}},
 			}, {
 				Title: "Last full comparison", Kind: Stat, W: 3, H: 4, Unit: "s", Decimals: new(0.0), NoValue: "none yet",

@@ -5,7 +5,7 @@ func routingUpkeep() []Row {
 	return []Row{{
 		Title: "Keeping in step",
 		Panels: []Panel{{
-			Title: "Drift found and repaired in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no data",
+			Title: "Drift found and repaired in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no data",
 			Question: "Does somebody else change routes or allowed-IPs, and do we put it right?",
 			Normal:   "0; a few after a link went down, since the kernel drops IPv4 routes then without a word. Each pair of lines lies on one another.",
 			Do:       "Regular drift is another writer: systemd-networkd (ManageForeignRoutes), NetworkManager, wg-quick, another routing daemon. `ip monitor route` shows it.",
@@ -38,7 +38,7 @@ func routingUpkeep() []Row {
 				{Expr: `rate(sitewire_reconcile_operation_retries_total{gw}[$__rate_interval])`, Legend: "{{instance}} prefixes tried again"},
 			},
 		}, {
-			Title: "Full comparisons in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no data",
+			Title: "Full comparisons in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no data",
 			Question: "How often is everything compared with the kernel, what causes it, and does it fail?",
 			Normal:   "periodic at its interval, no failures.",
 			Do:       "Many by netlink: notifications are lost or devices come and go. Failures: the log names the cause.",
@@ -55,7 +55,7 @@ func routingUpkeep() []Row {
 			Queries: []Query{{Expr: `histogram_quantile(0.9, sum by (instance, le) (rate(sitewire_reconcile_duration_seconds_bucket{gw}[30m])))`,
 				Legend: "{{instance}}"}},
 		}, {
-			Title: "Prefixes moved between peers in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no tunnels",
+			Title: "Prefixes moved between peers in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no tunnels",
 			Question: "How many prefixes changed their peer within a device?",
 			Normal:   "0; a step for each failover on a shared device.",
 			Do:       "Constant moves: two sites announce the same prefix and their paths are equally good.",
@@ -74,9 +74,9 @@ func routingUpkeep() []Row {
 	}, {
 		Title: "Kernel and BGP server",
 		Panels: []Panel{{
-			Title: "Netlink requests", Kind: TimeSeries, W: 12, H: 8, Unit: "reqps", Min: new(0.0), Stack: true, Steps: neutral, NoValue: "no data",
+			Title: "Netlink requests", Kind: TimeSeries, W: 12, H: 8, Unit: "reqps", Min: new(0.0), Stack: true, Steps: neutral, NoValue: "no requests in this time",
 			Question: "What does the daemon ask the kernel, and how often?",
-			Normal:   "A few a second for polling; bursts with route changes.",
+			Normal:   "Bursts with route changes, little or nothing between them.",
 			Do:       "A steady high rate with no route changes: drift or retries, see above.",
 			Queries: []Query{{Expr: `sum by (instance, subsystem, operation) (rate(sitewire_netlink_requests_total{gw}[$__rate_interval])) > 0`,
 				Legend: "{{instance}} {{subsystem}} {{operation}}"}},
@@ -89,7 +89,7 @@ func routingUpkeep() []Row {
 			Queries: []Query{{Expr: `sum by (instance, subsystem, operation, errno) (rate(sitewire_netlink_errors_total{gw}[$__rate_interval]))`,
 				Legend: "{{instance}} {{subsystem}} {{operation}} {{errno}}"}},
 		}, {
-			Title: "Lost notifications in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no data",
+			Title: "Lost notifications in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no data",
 			Question: "Did the kernel drop notifications, and did we read everything again?",
 			Normal:   "0. One full read for each loss.",
 			Do:       "Often: something floods the routing table, another routing daemon with a full table for example.",
@@ -142,7 +142,7 @@ func routingUpkeep() []Row {
 		}, {
 			Title: "Age of the exported data", Kind: TimeSeries, W: 8, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no data",
 			Question: "Are these metrics fresh?",
-			Normal:   "A few seconds.",
+			Normal:   "wireguard a few seconds, bgp under 30 s, fib under the interval of full comparisons (a minute).",
 			Do:       "Growing: that sampler stands still; everything these boards say of its part is old. Restart the daemon and report it.",
 			Queries:  []Query{{Expr: `time() - sitewire_snapshot_timestamp_seconds{gw}`, Legend: "{{instance}} {{snapshot}}"}},
 		}, {
