@@ -254,8 +254,8 @@ func TestApplyRestartRequired(t *testing.T) {
 			{"metric: 512", "metric: 600", "routes.table, metric, protocol and source"},
 			{"metric: 512", "metric: 512, table: 100", "routes.table, metric, protocol and source"},
 			{"DIR/sock", "DIR/other", "socket"},
-			{"'off'", "127.0.0.1:1", "metrics.listen and web_config"},
-			{"'off'", "'off', web_config: web.yaml", "metrics.listen and web_config"},
+			{"'off'", "127.0.0.1:1", "metrics.listen, web_config, device_counters and endpoint_info"},
+			{"'off'", "'off', web_config: web.yaml", "metrics.listen, web_config, device_counters and endpoint_info"},
 			{"private_key:", "backend: userspace, private_key:", "wireguard.backend"},
 		} {
 			err := r.reload(replace(base, change.old, change.new))

@@ -23,6 +23,8 @@ type device struct {
 	retryAt time.Time
 	backoff time.Duration
 	trouble string // with the link, as last logged
+	// strangers are peers on the device that are none of ours, as last seen.
+	strangers map[wg.PublicKey]bool
 }
 
 // linkEvery is how often links, addresses and MTUs are compared with what they should be.
@@ -100,6 +102,7 @@ func (t *tunnels) mendLink(ctx context.Context, d *device) {
 
 // lose notes that a device is gone, with all sessions.
 func (t *tunnels) lose(d *device, err error, now time.Time) {
+	t.drift.devicesLost.Add(1)
 	t.log.Warn("device lost, opening it again", "device", d.spec.Name, "error", err)
 	if err := d.dev.Close(false); err != nil {
 		t.log.Warn("device did not close", "device", d.spec.Name, "error", err)
@@ -148,18 +151,21 @@ func (t *tunnels) restore(ctx context.Context, d *device) error {
 	if err := t.setLink(ctx, d); err != nil {
 		return err
 	}
+	t.drift.devicesRestored.Add(1)
 	t.remade++
 	return nil
 }
 
 // restorePeer brings back a peer that somebody took from the device.
 func (t *tunnels) restorePeer(ctx context.Context, d *device, p *peer) {
+	t.drift.peersMissing.Add(1)
 	t.log.Warn("peer was removed by someone else, adding it again", "peer", p.spec.Name, "device", d.spec.Name)
 	p.forget()
 	if err := t.setPeer(ctx, d, p); err != nil {
 		t.log.Warn("peer not added", "peer", p.spec.Name, "error", err)
 		return
 	}
+	t.drift.peersRestored.Add(1)
 	t.remade++
 }
 

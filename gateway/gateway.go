@@ -75,6 +75,8 @@ type Options struct {
 	Version  string
 	// Poll is the period of reading the devices' statistics; 0 means one second.
 	Poll time.Duration
+	// LinkCounters reads the packet counters of tunnel devices, by name; nil leaves them alone.
+	LinkCounters func(context.Context) (map[string]wg.LinkCounters, error)
 	// Feed is made by New if nil.
 	Feed *routes.Feed
 }
@@ -508,8 +510,8 @@ func restartRequired(old, cfg *config.Config) (out []string) {
 	if old.Socket != cfg.Socket {
 		out = append(out, "socket")
 	}
-	if old.Metrics.Listen != cfg.Metrics.Listen || old.Metrics.WebConfig != cfg.Metrics.WebConfig {
-		out = append(out, "metrics.listen and web_config")
+	if o, n := old.Metrics, cfg.Metrics; o.Listen != n.Listen || o.WebConfig != n.WebConfig || o.DeviceCounters != n.DeviceCounters || o.EndpointInfo != n.EndpointInfo {
+		out = append(out, "metrics.listen, web_config, device_counters and endpoint_info")
 	}
 	if old.WireGuard.Backend != cfg.WireGuard.Backend {
 		out = append(out, "wireguard.backend")

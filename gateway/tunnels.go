@@ -62,6 +62,12 @@ type tunnels struct {
 	remade  uint64          // devices and peers that came back empty
 	linkAt  time.Time       // when the links were last seen to
 
+	drift        driftCounters
+	counters     func(context.Context) (map[string]wg.LinkCounters, error) // may be nil
+	countedAt    time.Time
+	countTrouble string // as last logged
+	links        atomic.Pointer[map[string]wg.LinkCounters]
+
 	index    atomic.Pointer[tunnelIndex]
 	snapshot atomic.Pointer[[]wg.Tunnel]
 }
@@ -81,6 +87,7 @@ func newTunnels(o Options) *tunnels {
 		changed:  make(chan struct{}, 1),
 		devices:  map[string]*device{},
 		told:     map[string]bool{},
+		counters: o.LinkCounters,
 	}
 	t.publish()
 	return t
@@ -306,6 +313,7 @@ func (p *peer) forgetEndpoints() {
 // tick reads the devices' statistics, moves the peers' states and starts what is due.
 func (t *tunnels) tick(ctx context.Context) {
 	now := t.now()
+	defer t.countLinks(ctx, now)
 	links := now.Sub(t.linkAt) >= linkEvery
 	if links {
 		t.linkAt = now
@@ -329,6 +337,7 @@ func (t *tunnels) tick(ctx context.Context) {
 		for _, s := range stats {
 			byKey[s.PublicKey] = s
 		}
+		t.strangers(d, stats)
 		for _, p := range d.peers {
 			s, ok := byKey[p.spec.PublicKey]
 			if !ok {

@@ -41,6 +41,7 @@ func Catalogue() []Metric {
 			Routes:  func() *routes.Status { return nil },
 			Kernel:  func() *Kernel { return nil },
 			API:     func() API { return API{} },
+			Devices: func() map[string]wg.LinkCounters { return nil },
 			Probes:  func() []*probe.Stats { return nil },
 			RPKI:    func() *rpki.Snapshot { return nil },
 		},

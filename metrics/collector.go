@@ -41,6 +41,8 @@ type Source struct {
 	Routes func() *routes.Status
 	Kernel func() *Kernel
 	API    func() API
+	// Devices are the packet counters of devices, by name.
+	Devices func() map[string]wg.LinkCounters
 	// Probes lists every configured peer, probed or not.
 	Probes func() []*probe.Stats
 	// RPKI lists the sources of payloads; without any it has no series.
@@ -81,6 +83,7 @@ type scrape struct {
 	routes  *routes.Status
 	kernel  *Kernel
 	api     API
+	devices map[string]wg.LinkCounters
 	probes  []*probe.Stats
 	rpki    *rpki.Snapshot
 }
@@ -113,6 +116,9 @@ func NewCollector(o CollectorOptions) *Collector {
 	}
 	if o.Source.API != nil {
 		c.groups = append(c.groups, group{"api", newAPIMetrics(cat).collect})
+	}
+	if o.Source.Devices != nil {
+		c.groups = append(c.groups, group{"devices", newDeviceMetrics(cat).collect})
 	}
 	c.metrics = cat.metrics
 	c.byName = slices.SortedFunc(slices.Values(c.metrics), func(a, b *metric) int { return strings.Compare(a.Name, b.Name) })
@@ -175,6 +181,9 @@ func (c *Collector) snapshots() *scrape {
 	}
 	if c.source.API != nil {
 		s.api = c.source.API()
+	}
+	if c.source.Devices != nil {
+		s.devices = c.source.Devices()
 	}
 	if c.source.Probes != nil {
 		s.probes = c.source.Probes()

@@ -5,6 +5,7 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http/httptest"
 	"os"
 	"regexp"
@@ -243,5 +244,57 @@ func TestConfigHash(t *testing.T) {
 	}
 	if _, err := hash48("not hex"); err == nil {
 		t.Error("no error for a hash that is none")
+	}
+}
+
+// This is what a Prometheus has to keep for a gateway with 100 peers that speak both families: as configured by default,
+// and with everything that can be asked for.
+func TestCardinality(t *testing.T) {
+	const peers = 100
+	f := large(peers)
+	f.devices = map[string]wg.LinkCounters{}
+	for i := range f.tunnels {
+		f.devices[f.tunnels[i].Device] = wg.LinkCounters{}
+	}
+	all := f.source()
+	usual := all
+	usual.Devices, usual.Probes, usual.RPKI = nil, nil, nil
+	plain := *f.bgp // without BFD and monitored prefixes
+	plain.Sessions = slices.Clone(plain.Sessions)
+	for i := range plain.Sessions {
+		plain.Sessions[i].BFD, plain.Sessions[i].Monitored = nil, nil
+	}
+	usual.BGP = func() *bgp.Snapshot { return &plain }
+	for _, c := range []struct {
+		name string
+		o    CollectorOptions
+		most int
+		has  map[string]int
+	}{
+		{"by default", CollectorOptions{Source: usual}, 8000, map[string]int{"sitewire_tunnel_up": peers}},
+		{"everything", CollectorOptions{Source: all, EndpointInfo: true}, 12000, map[string]int{
+			"sitewire_device_receive_packets_total": peers, "sitewire_tunnel_endpoint_info": peers, "sitewire_tunnel_probes_sent_total": peers,
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			c.o.Log = slog.New(slog.DiscardHandler)
+			byMetric, n := map[string]int{}, 0
+			for line := range strings.Lines(exposition(t, NewCollector(c.o))) {
+				if name, _, _ := strings.Cut(line, "{"); !strings.HasPrefix(line, "#") {
+					byMetric[name]++
+					n++
+				}
+			}
+			t.Logf("%d series", n)
+			if n > c.most {
+				names := slices.SortedFunc(maps.Keys(byMetric), func(a, b string) int { return byMetric[b] - byMetric[a] })
+				t.Errorf("%d series, want at most %d; most of %v", n, c.most, names[:10])
+			}
+			for name, want := range c.has {
+				if byMetric[name] != want {
+					t.Errorf("%d of %s, want %d", byMetric[name], name, want)
+				}
+			}
+		})
 	}
 }

@@ -30,6 +30,7 @@ type fake struct {
 	routes  *routes.Status
 	kernel  *Kernel
 	api     API
+	devices map[string]wg.LinkCounters
 	probes  []*probe.Stats
 	rpki    *rpki.Snapshot
 }
@@ -42,6 +43,7 @@ func (f *fake) source() Source {
 		Routes:  func() *routes.Status { return f.routes },
 		Kernel:  func() *Kernel { return f.kernel },
 		API:     func() API { return f.api },
+		Devices: func() map[string]wg.LinkCounters { return f.devices },
 		Probes:  func() []*probe.Stats { return f.probes },
 		RPKI:    func() *rpki.Snapshot { return f.rpki },
 	}
@@ -170,6 +172,11 @@ func gateway() *fake {
 				{Request{"wireguard", "set_device"}, "EPERM"}:           3,
 			},
 			Overruns: map[string]uint64{"rtnetlink": 1},
+			Drift:    map[string]Drift{"peer_missing": {2, 1}, "peer_extra": {1, 0}},
+		},
+		devices: map[string]wg.LinkCounters{
+			"sw-nyc": {ReceivePackets: 1000, ReceiveErrors: 1, ReceiveDrops: 2, TransmitPackets: 2000, TransmitErrors: 3, TransmitDrops: 4},
+			"sw-hub": {ReceivePackets: 10, TransmitPackets: 20},
 		},
 		api: API{
 			Calls:     map[APICall]uint64{{"/v1/status", "GET", 200}: 5, {"/v1/reload", "POST", 200}: 0, {"/v1/reload", "POST", 422}: 1, {"other", "GET", 404}: 2},

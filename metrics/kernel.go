@@ -21,6 +21,18 @@ type Kernel struct {
 	Errors   map[RequestError]uint64
 	// Overruns of notifications and Resyncs that followed, by subsystem.
 	Overruns, Resyncs map[string]uint64
+	// Drift by kind, of what the routes' own comparison does not look at: "device_changed", "peer_missing" and so on.
+	Drift map[string]Drift
+}
+
+// Drift counts what others changed, and what of it was put right.
+type Drift struct {
+	Detected, Repaired uint64
+}
+
+// otherDrift are the kinds of Kernel.Drift.
+func otherDrift() []string {
+	return []string{"peer_missing", "peer_extra", "device_changed", "rule_missing"}
 }
 
 // kernelMetrics is the group of requests to the kernel.

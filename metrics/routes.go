@@ -99,6 +99,12 @@ func (r *routeMetrics) collect(e *emitter, s *scrape) {
 		}
 		e.gauge(r.drift, float64(unresolved), k.String())
 	}
+	if s.kernel != nil {
+		for _, kind := range otherDrift() {
+			e.counter(r.driftDetected, s.kernel.Drift[kind].Detected, kind)
+			e.counter(r.driftRepaired, s.kernel.Drift[kind].Repaired, kind)
+		}
+	}
 }
 
 // counts sends what is counted by peer and by device. What is configured but not counted yet is 0.

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"sitewire/gateway"
 	"sitewire/gateway/config"
 	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/user"
+	"sitewire/metrics"
 )
 
 // errNoKernelBackend is what `backend: kernel` gets.
@@ -44,6 +48,44 @@ type deviceWatch struct {
 	mu     sync.Mutex
 	polled time.Time
 	failed map[string]bool // by name of the device
+	// requests and errors by operation ("set_device", "get_device").
+	requests map[string]uint64
+	errors   map[[2]string]uint64 // operation and errno
+}
+
+// Operations of a device, as the kernel's generic netlink family has them. A userspace device is asked the same.
+const setDevice, getDevice = "set_device", "get_device"
+
+// asked counts a request to a device.
+func (w *deviceWatch) asked(operation string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.requests == nil {
+		w.requests, w.errors = map[string]uint64{}, map[[2]string]uint64{}
+	}
+	w.requests[operation]++
+	if err != nil {
+		errno := "other"
+		if n, ok := errors.AsType[syscall.Errno](err); ok {
+			errno = unix.ErrnoName(n)
+		}
+		w.errors[[2]string{operation, errno}]++
+	}
+}
+
+// counts adds the requests to devices, whichever backend they have.
+func (w *deviceWatch) counts(k *metrics.Kernel) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	request := func(operation string) metrics.Request {
+		return metrics.Request{Subsystem: "wireguard", Operation: operation}
+	}
+	for _, operation := range []string{setDevice, getDevice} {
+		k.Requests[request(operation)] = w.requests[operation]
+	}
+	for key, n := range w.errors {
+		k.Errors[metrics.RequestError{Request: request(key[0]), Errno: key[1]}] = n
+	}
 }
 
 func (w *deviceWatch) opener(open wg.Opener) wg.Opener {
@@ -99,6 +141,7 @@ type watchedDevice struct {
 // Stats implements wg.Device.
 func (d *watchedDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
 	stats, err := d.Device.Stats(ctx)
+	d.watch.asked(getDevice, err)
 	if ctx.Err() == nil {
 		d.watch.note(d.Name(), err)
 	}
@@ -108,4 +151,18 @@ func (d *watchedDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
 		d.watch.mu.Unlock()
 	}
 	return stats, err
+}
+
+// Apply implements wg.Device.
+func (d *watchedDevice) Apply(ctx context.Context, delta wg.Delta) error {
+	err := d.Device.Apply(ctx, delta)
+	d.watch.asked(setDevice, err)
+	return err
+}
+
+// AllowedIPs implements wg.Device.
+func (d *watchedDevice) AllowedIPs(ctx context.Context) ([]wg.AllowedIP, error) {
+	list, err := d.Device.AllowedIPs(ctx)
+	d.watch.asked(getDevice, err)
+	return list, err
 }

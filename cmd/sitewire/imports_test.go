@@ -16,6 +16,7 @@ var mayImport = map[string][]string{
 	"cmd/sitewire":            {"*"},
 	"cmd/sitewire/e2e":        {"*"},
 	"gateway":                 {"gateway/config", "gateway/host", "gateway/probe", "gateway/wg", "bgp", "bgp/policy", "bgp/rpki", "routes"},
+	"gateway/host":            {"gateway/wg"},
 	"gateway/config":          {"gateway/wg", "bgp/policy"},
 	"gateway/probe":           {"routes"},
 	"gateway/wg/kernel":       {"gateway/wg"},

@@ -66,6 +66,7 @@ type process struct {
 	log     *slog.Logger
 	started time.Time
 	fib     *fib.FIB
+	host    *host.Host
 	gateway *gateway.Gateway
 	api     *gateway.API
 	prober  *probe.Prober
@@ -93,6 +94,7 @@ func (d *process) run(ctx context.Context) error {
 	}
 	defer unlock()
 	machine := host.New(host.Options{Protocol: d.cfg.Routes.Protocol, Log: d.log.With("part", "host")})
+	d.host = machine
 	missing, err := machine.Forwarding(ctx)
 	if err != nil {
 		d.log.Warn("settings of the kernel not read", "error", err)
@@ -127,6 +129,8 @@ func (d *process) run(ctx context.Context) error {
 		Resolver: resolve,
 		Log:      d.log,
 		Version:  version,
+
+		LinkCounters: d.linkCounters(),
 	})
 
 	// The parts around the gateway outlive it: it needs the kernel's answers while it takes things down, and its status can be asked for.

@@ -8,6 +8,7 @@ import (
 
 	"sitewire/bgp/rpki"
 	"sitewire/gateway/config"
+	"sitewire/gateway/wg"
 	"sitewire/metrics"
 	"sitewire/routes"
 )
@@ -15,18 +16,21 @@ import (
 // serveMetrics serves Prometheus until ctx ends.
 func (d *process) serveMetrics(ctx context.Context) error {
 	log := d.log.With("part", "metrics")
+	source := metrics.Source{
+		Process: d.processMetrics, Kernel: d.kernelMetrics,
+		Tunnels: d.gateway.Tunnels, BGP: d.gateway.Sessions, Routes: d.gateway.Routing,
+		API:    d.apiMetrics,
+		Probes: d.prober.Snapshot,
+		RPKI:   d.gateway.Origins,
+	}
+	if d.cfg.Metrics.DeviceCounters {
+		source.Devices = d.gateway.DeviceCounters
+	}
 	h, err := metrics.Handler(metrics.HandlerOptions{
 		Started: d.started,
 		Log:     log,
 		Collector: metrics.NewCollector(metrics.CollectorOptions{
-			Log: log,
-			Source: metrics.Source{
-				Process: d.processMetrics, Kernel: d.kernelMetrics,
-				Tunnels: d.gateway.Tunnels, BGP: d.gateway.Sessions, Routes: d.gateway.Routing,
-				API:    d.apiMetrics,
-				Probes: d.prober.Snapshot,
-				RPKI:   d.gateway.Origins,
-			},
+			Log: log, Source: source, EndpointInfo: d.cfg.Metrics.EndpointInfo,
 		}),
 	})
 	if err != nil {
@@ -111,7 +115,7 @@ func payloadsInForce(s *rpki.Snapshot) bool {
 	return true
 }
 
-// kernelMetrics counts what the routes' driver asked of the kernel. An operation that fails counts under what it was about, whichever of its
+// kernelMetrics counts what was asked of the kernel, and of WireGuard. Of routes, an operation that fails counts under what it was about, whichever of its
 // requests failed.
 func (d *process) kernelMetrics() *metrics.Kernel {
 	const subsystem = "rtnetlink"
@@ -130,7 +134,30 @@ func (d *process) kernelMetrics() *metrics.Kernel {
 		}
 		k.Errors[metrics.RequestError{Request: op, Errno: key.Errno}] = n
 	}
+	rest := d.host.Stats()
+	for r, n := range rest.Requests {
+		k.Requests[metrics.Request(r)] += n
+	}
+	for f, n := range rest.Failures {
+		k.Errors[metrics.RequestError{Request: metrics.Request(f.Request), Errno: f.Errno}] += n
+	}
+	d.devices.counts(k)
+	drift := d.gateway.Drift()
+	k.Drift = map[string]metrics.Drift{
+		"device_changed": {Detected: drift.DevicesLost + rest.Mended.Devices, Repaired: drift.DevicesRestored + rest.Mended.Devices},
+		"peer_missing":   {Detected: drift.PeersMissing, Repaired: drift.PeersRestored},
+		"peer_extra":     {Detected: drift.PeersExtra},
+		"rule_missing":   {Detected: rest.Mended.Rules, Repaired: rest.Mended.Rules},
+	}
 	return k
+}
+
+// linkCounters reads the packet counters of devices, if that is asked for.
+func (d *process) linkCounters() func(context.Context) (map[string]wg.LinkCounters, error) {
+	if !d.cfg.Metrics.DeviceCounters {
+		return nil
+	}
+	return d.host.LinkCounters
 }
 
 // apiMetrics tells how the API is used.

@@ -76,11 +76,22 @@ func TestRunMetrics(t *testing.T) {
 	for _, m := range operation.FindAllStringSubmatch(text, -1) {
 		counted[m[1]][m[2]] = true
 	}
-	want := []string{"route_delete", "route_replace"}
-	for what, names := range counted {
-		if got := slices.Sorted(maps.Keys(names)); !slices.Equal(got, want) {
-			t.Errorf("%s of the operations %v, want %v", what, got, want)
+	if !maps.Equal(counted["requests"], counted["errors"]) {
+		t.Errorf("requests of the operations %v, errors of %v", slices.Sorted(maps.Keys(counted["requests"])), slices.Sorted(maps.Keys(counted["errors"])))
+	}
+	for _, operation := range []string{"route_delete", "route_replace", "rule_add", "link_set", "table_replace", "set_device", "get_device"} {
+		if !counted["requests"][operation] {
+			t.Errorf("%s is not counted", operation)
 		}
+	}
+	// The device was made and is polled.
+	for _, operation := range []string{"set_device", "get_device"} {
+		if n := value(t, text, fmt.Sprintf(`sitewire_netlink_requests_total{operation=%q,subsystem="wireguard"}`, operation)); n < 1 {
+			t.Errorf("%g times %s", n, operation)
+		}
+	}
+	if n := value(t, text, `sitewire_netlink_requests_total{operation="rule_add",subsystem="rtnetlink"}`); n < 1 {
+		t.Errorf("%g rules added", n)
 	}
 }
 

@@ -49,6 +49,8 @@ func (c *Config) settings() []setting {
 	add("metrics.listen", cmp.Or(c.Metrics.Listen, "off"))
 	add("metrics.web_config", c.Metrics.WebConfig)
 	add("metrics.monitored_prefixes", joined(c.Metrics.Monitored))
+	add("metrics.device_counters", strconv.FormatBool(c.Metrics.DeviceCounters))
+	add("metrics.endpoint_info", strconv.FormatBool(c.Metrics.EndpointInfo))
 	w := c.WireGuard
 	add("wireguard.backend", string(w.Backend))
 	if !w.PrivateKey.IsZero() {

@@ -76,6 +76,8 @@ type Metrics struct {
 	WebConfig string
 	// Monitored prefixes, of which the metrics tell whether each session receives and is sent them.
 	Monitored []netip.Prefix
+	// DeviceCounters asks for the kernel's packet counters of tunnel devices, EndpointInfo for the outer addresses of peers.
+	DeviceCounters, EndpointInfo bool
 }
 
 // Backend names an implementation of WireGuard.

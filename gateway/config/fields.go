@@ -139,6 +139,8 @@ func metricsObject() object[Metrics] {
 		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` does not listen."),
 		key("web_config", relativePathKind(), func(m *Metrics) *string { return &m.WebConfig }, "none", "File with TLS and passwords for /metrics, in the format of Prometheus' exporters (see [metrics](metrics.md)); relative to this file. It is read again for every scrape."),
 		key("monitored_prefixes", list(prefixKind()), func(m *Metrics) *[]netip.Prefix { return &m.Monitored }, "none", "Prefixes, at most 50, of which the metrics tell for each session whether exactly they are received and announced."),
+		key("device_counters", boolKind(), func(m *Metrics) *bool { return &m.DeviceCounters }, "false", "Export the kernel's counters of packets, errors and drops of each tunnel device."),
+		key("endpoint_info", boolKind(), func(m *Metrics) *bool { return &m.EndpointInfo }, "false", "Export the outer addresses of peers. They are personal data, and each change begins a new series."),
 	}}
 }
 

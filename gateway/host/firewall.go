@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -40,15 +41,37 @@ func (h *Host) SetFirewall(ctx context.Context, c FirewallConfig) error {
 		return fmt.Errorf("firewall: %w", err)
 	}
 	conn, err := nftables.New()
+	missing := err == nil && h.wallMissing(conn)
 	if err == nil {
 		if err = build(conn, c); err == nil {
-			err = conn.Flush()
+			err = h.count("table_replace", conn.Flush())
 		}
 	}
+	h.mu.Lock()
+	h.wallSet = err == nil
+	h.mu.Unlock()
 	if err != nil {
 		return &FirewallError{err}
 	}
+	if missing {
+		h.mended(func(m *Mended) { m.Rules++ }, "firewall table was missing", "table", FirewallTable)
+	}
 	return nil
+}
+
+// wallMissing tells whether somebody took the table that SetFirewall last put in place.
+func (h *Host) wallMissing(conn *nftables.Conn) bool {
+	h.mu.Lock()
+	set := h.wallSet
+	h.mu.Unlock()
+	if !set {
+		return false
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyINet)
+	if h.count("table_list", err) != nil {
+		return false // the replacement says what is wrong
+	}
+	return !slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == FirewallTable })
 }
 
 // removeFirewall removes our table if it is there.
@@ -59,7 +82,7 @@ func (h *Host) removeFirewall(ctx context.Context) error {
 	conn, err := nftables.New()
 	if err == nil {
 		conn.DelTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: FirewallTable})
-		err = conn.Flush()
+		err = h.count("table_delete", conn.Flush(), unix.ENOENT, unix.EPROTONOSUPPORT, unix.EOPNOTSUPP)
 	}
 	// A kernel without nftables has no table of ours.
 	if err == nil || errors.Is(err, unix.ENOENT) || errors.Is(err, unix.EPROTONOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {

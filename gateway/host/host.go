@@ -69,14 +69,20 @@ type Host struct {
 	underlay uint32
 	log      *slog.Logger
 
+	counters *counters
+
 	mu sync.Mutex
+	// rulesSet is what SetRules last put in place, and links what SetLink did, by name. wallSet says that SetFirewall did.
+	rulesSet *RulesConfig
+	wallSet  bool
+	links    map[string]linkLeft
 	// set are the addresses that SetLink gave to a device: kernels before 5.18 do not keep the protocol of an address.
 	set map[string]map[Address]bool
 }
 
 // New makes a Host. It touches nothing.
 func New(o Options) *Host {
-	h := &Host{protocol: o.Protocol, group: o.Group, underlay: o.Underlay, log: o.Log, set: map[string]map[Address]bool{}}
+	h := &Host{protocol: o.Protocol, group: o.Group, underlay: o.Underlay, log: o.Log, set: map[string]map[Address]bool{}, links: map[string]linkLeft{}, counters: newCounters()}
 	if h.protocol == 0 {
 		h.protocol = DefaultProtocol
 	}

@@ -78,44 +78,53 @@ func (h *Host) SetLink(ctx context.Context, c LinkConfig) error {
 	return nil
 }
 
-func (h *Host) setLink(c LinkConfig, known map[Address]bool) error {
+func (h *Host) setLink(c LinkConfig, known map[Address]bool) (failed error) {
 	nlh, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
 		return fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer nlh.Close()
 	link, err := nlh.LinkByName(c.Name)
-	if err != nil {
+	if h.count("link_get", err) != nil {
 		return err
 	}
 	a := link.Attrs()
+	var changed []string
+	defer func() { h.noteLink(linkLeft{c, a.Index}, changed, failed) }()
 	if c.MTU != 0 && a.MTU != c.MTU {
-		if err := nlh.LinkSetMTU(link, c.MTU); err != nil {
+		if err := h.count("link_set", nlh.LinkSetMTU(link, c.MTU)); err != nil {
 			return fmt.Errorf("set mtu %d: %w", c.MTU, explain(err))
 		}
+		changed = append(changed, "mtu")
 	}
 	if a.Group != h.group {
-		if err := nlh.LinkSetGroup(link, int(h.group)); err != nil {
+		if err := h.count("link_set", nlh.LinkSetGroup(link, int(h.group))); err != nil {
 			return fmt.Errorf("set group %d: %w", h.group, explain(err))
 		}
+		changed = append(changed, "group")
 	}
 	ownLinkLocal := slices.ContainsFunc(c.Addresses, func(a Address) bool { return isLinkLocal6(a.Local.Addr()) })
 	// Before it is up: then there is no automatic address to remove.
 	settingErr := setDeviceSettings(c, ownLinkLocal)
-	if err := h.setAddresses(c, a.Index, ownLinkLocal, known); err != nil {
+	readdressed, err := h.setAddresses(c, a.Index, ownLinkLocal, known)
+	if err != nil {
 		return err
+	}
+	if readdressed {
+		changed = append(changed, "addresses")
 	}
 	if isUp := a.Flags&unix.IFF_UP != 0; c.Up != isUp {
 		do := nlh.LinkSetDown
 		if c.Up {
 			do = nlh.LinkSetUp
 		}
-		if err := do(link); err != nil {
+		if err := h.count("link_set", do(link)); err != nil {
 			return fmt.Errorf("set up=%t: %w", c.Up, explain(err))
 		}
+		changed = append(changed, "state")
 	}
 	if c.Up {
-		if err := peerRoutes(nlh, c, a.Index); err != nil {
+		if err := h.peerRoutes(nlh, c, a.Index); err != nil {
 			return err
 		}
 	}
@@ -124,16 +133,16 @@ func (h *Host) setLink(c LinkConfig, known map[Address]bool) error {
 
 // peerRoutes adds the on-link routes of IPv6 point-to-point addresses. The kernel makes them with the address; when the
 // device goes up it brings back only those of the local ends (measured on 6.18).
-func peerRoutes(nlh *netlink.Handle, c LinkConfig, index int) error {
+func (h *Host) peerRoutes(nlh *netlink.Handle, c LinkConfig, index int) error {
 	const kernelMetric = 256
 	for _, a := range c.Addresses {
 		if !a.Peer.IsValid() || !a.Peer.Addr().Is6() {
 			continue
 		}
-		err := nlh.RouteAdd(&netlink.Route{
+		err := h.count("route_add", nlh.RouteAdd(&netlink.Route{
 			LinkIndex: index, Protocol: unix.RTPROT_KERNEL, Priority: kernelMetric,
 			Dst: &net.IPNet{IP: a.Peer.Addr().AsSlice(), Mask: net.CIDRMask(a.Peer.Bits(), 128)},
-		})
+		}), unix.EEXIST)
 		if err != nil && !errors.Is(err, unix.EEXIST) {
 			return fmt.Errorf("route to the other end %v: %w", a.Peer, explain(err))
 		}
@@ -164,20 +173,20 @@ func setDeviceSettings(c LinkConfig, ownLinkLocal bool) error {
 	return errors.Join(errs...)
 }
 
-// setAddresses adds what is missing and then removes what is ours and not wanted.
-func (h *Host) setAddresses(c LinkConfig, index int, ownLinkLocal bool, known map[Address]bool) error {
+// setAddresses adds what is missing and then removes what is ours and not wanted, and tells whether there was any.
+func (h *Host) setAddresses(c LinkConfig, index int, ownLinkLocal bool, known map[Address]bool) (any bool, _ error) {
 	want := map[Address]bool{}
 	for _, a := range c.Addresses {
 		if !a.Local.IsValid() {
-			return fmt.Errorf("address %q is not valid", a)
+			return any, fmt.Errorf("address %q is not valid", a)
 		}
 		want[a.normal()] = true
 	}
 	// Removing an IPv4 address takes the others of its network along, so what is missing is looked for again.
 	for range 3 {
 		have, err := listAddresses(index)
-		if err != nil {
-			return fmt.Errorf("list addresses: %w", err)
+		if h.count("address_list", err) != nil {
+			return any, fmt.Errorf("list addresses: %w", err)
 		}
 		changed := false
 		mine := func(a listed) bool {
@@ -190,13 +199,13 @@ func (h *Host) setAddresses(c LinkConfig, index int, ownLinkLocal bool, known ma
 			// IPv6 knows an address once, whatever its length and peer.
 			for _, old := range have {
 				if a.Local.Addr().Is6() && old.Local.Addr() == a.Local.Addr() && mine(old) {
-					if err := changeAddress(unix.RTM_DELADDR, 0, index, old.Address, 0); err != nil {
-						return fmt.Errorf("replace address %v: %w", old, explain(err))
+					if err := h.count("address_delete", changeAddress(unix.RTM_DELADDR, 0, index, old.Address, 0)); err != nil {
+						return any, fmt.Errorf("replace address %v: %w", old, explain(err))
 					}
 				}
 			}
-			if err := changeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, a, h.protocol); err != nil {
-				return fmt.Errorf("add address %v: %w", a, explain(err))
+			if err := h.count("address_add", changeAddress(unix.RTM_NEWADDR, unix.NLM_F_CREATE|unix.NLM_F_REPLACE, index, a, h.protocol)); err != nil {
+				return any, fmt.Errorf("add address %v: %w", a, explain(err))
 			}
 			changed = true
 		}
@@ -204,19 +213,43 @@ func (h *Host) setAddresses(c LinkConfig, index int, ownLinkLocal bool, known ma
 			if want[a.Address] || !mine(a) || slices.ContainsFunc(c.Addresses, func(w Address) bool { return w.Local.Addr() == a.Local.Addr() && a.Local.Addr().Is6() }) {
 				continue
 			}
-			if err := changeAddress(unix.RTM_DELADDR, 0, index, a.Address, 0); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
-				return fmt.Errorf("remove address %v: %w", a, explain(err))
+			err := h.count("address_delete", changeAddress(unix.RTM_DELADDR, 0, index, a.Address, 0), unix.EADDRNOTAVAIL)
+			if err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+				return any, fmt.Errorf("remove address %v: %w", a, explain(err))
 			}
 			changed = true
 		}
 		if !changed {
 			break
 		}
+		any = true
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.set[c.Name] = want
-	return nil
+	return any, nil
+}
+
+// linkLeft is how SetLink left a device. Another device may have its name later.
+type linkLeft struct {
+	LinkConfig
+	index int
+}
+
+// noteLink remembers how a device was left, and tells if others had changed it since it was left the same way.
+func (h *Host) noteLink(c linkLeft, changed []string, err error) {
+	h.mu.Lock()
+	was, ok := h.links[c.Name]
+	again := ok && was.index == c.index && was.MTU == c.MTU && was.Up == c.Up && was.AcceptLocal == c.AcceptLocal && slices.Equal(was.Addresses, c.Addresses)
+	if _, unwritable := errors.AsType[*SettingError](err); err == nil || unwritable {
+		h.links[c.Name] = c
+	} else {
+		delete(h.links, c.Name)
+	}
+	h.mu.Unlock()
+	if again && len(changed) > 0 {
+		h.mended(func(m *Mended) { m.Devices++ }, "device was changed by someone else", "device", c.Name, "what", changed)
+	}
 }
 
 // listed is an address as the kernel has it.

@@ -40,14 +40,14 @@ func (h *Host) pathMTU(endpoint netip.Addr, mark uint32) (int, error) {
 	}
 	defer nlh.Close()
 	found, err := nlh.RouteGetWithOptions(endpoint.WithZone("").AsSlice(), &netlink.RouteGetOptions{Mark: mark, Oif: endpoint.Zone()})
-	if err != nil {
+	if h.count("route_get", err, unix.ENETUNREACH) != nil {
 		return 0, err
 	}
 	if len(found) == 0 {
 		return 0, unix.ENETUNREACH
 	}
 	link, err := nlh.LinkByIndex(found[0].LinkIndex)
-	if err != nil {
+	if h.count("link_get", err) != nil {
 		return 0, err
 	}
 	if link.Attrs().Group == h.group {

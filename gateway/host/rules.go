@@ -78,21 +78,35 @@ func (h *Host) SetRules(ctx context.Context, c RulesConfig) error {
 	if c.Table == h.underlay || c.Table == unix.RT_TABLE_LOCAL {
 		return fmt.Errorf("policy rules: table %d is not free for routes", c.Table)
 	}
-	if err := h.setRules(ctx, func(family int) []ruleKey { return h.rules(c, family) }); err != nil {
+	h.mu.Lock()
+	again := h.rulesSet != nil && *h.rulesSet == c
+	h.rulesSet = nil
+	h.mu.Unlock()
+	added, err := h.setRules(ctx, func(family int) []ruleKey { return h.rules(c, family) })
+	if again { // what was there and is not was taken by somebody else
+		for range added {
+			h.mended(func(m *Mended) { m.Rules++ }, "policy rule was missing", "priority", c.Priority)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("policy rules: %w", err)
 	}
+	h.mu.Lock()
+	h.rulesSet = &c
+	h.mu.Unlock()
 	return nil
 }
 
-func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) error {
+// setRules returns how many rules it added.
+func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) (added int, _ error) {
 	nlh, err := netlink.NewHandle(unix.NETLINK_ROUTE)
 	if err != nil {
-		return fmt.Errorf("open a netlink socket: %w", err)
+		return 0, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer nlh.Close()
 	for _, family := range families {
 		if err := ctx.Err(); err != nil {
-			return err
+			return added, err
 		}
 		want := wanted(family)
 		copies := slices.ContainsFunc(want, func(k ruleKey) bool { return k.table == int(h.underlay) })
@@ -102,7 +116,9 @@ func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) 
 			err = h.copyDefaults(nlh, family, true)
 		}
 		if err == nil {
-			err = h.setFamilyRules(nlh, family, want)
+			var n int
+			n, err = h.setFamilyRules(nlh, family, want)
+			added += n
 		}
 		if err == nil && !copies {
 			err = h.copyDefaults(nlh, family, false)
@@ -111,16 +127,16 @@ func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) 
 			continue // a kernel without IPv6 needs no rules for it
 		}
 		if err != nil {
-			return explain(err)
+			return added, explain(err)
 		}
 	}
-	return nil
+	return added, nil
 }
 
-func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) error {
+func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) (added int, _ error) {
 	all, err := nlh.RuleList(family)
-	if err != nil {
-		return fmt.Errorf("list: %w", err)
+	if h.count("rule_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
+		return 0, fmt.Errorf("list: %w", err)
 	}
 	var have []ruleKey
 	for _, r := range all {
@@ -135,9 +151,10 @@ func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) e
 		if slices.Contains(have, k) {
 			continue
 		}
-		if err := nlh.RuleAdd(h.rule(k)); err != nil && !errors.Is(err, unix.EEXIST) {
-			return fmt.Errorf("add rule %d: %w", k.priority, err)
+		if err := h.count("rule_add", nlh.RuleAdd(h.rule(k)), unix.EEXIST); err != nil && !errors.Is(err, unix.EEXIST) {
+			return added, fmt.Errorf("add rule %d: %w", k.priority, err)
 		}
+		added++
 	}
 	seen := map[ruleKey]bool{}
 	slices.SortFunc(have, func(a, b ruleKey) int { return b.priority - a.priority })
@@ -146,11 +163,11 @@ func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) e
 			seen[k] = true
 			continue
 		}
-		if err := nlh.RuleDel(h.rule(k)); err != nil && !errors.Is(err, unix.ENOENT) {
-			return fmt.Errorf("remove rule %d: %w", k.priority, err)
+		if err := h.count("rule_delete", nlh.RuleDel(h.rule(k)), unix.ENOENT); err != nil && !errors.Is(err, unix.ENOENT) {
+			return added, fmt.Errorf("remove rule %d: %w", k.priority, err)
 		}
 	}
-	return nil
+	return added, nil
 }
 
 // copyDefaults makes our routes of the underlay table the default routes of the main table that neither are ours nor lead into a
@@ -163,7 +180,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 			return err
 		}
 		main, err := nlh.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
-		if err != nil {
+		if h.count("route_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
 			return fmt.Errorf("list default routes: %w", err)
 		}
 		for _, r := range main {
@@ -177,7 +194,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 		}
 	}
 	have, err := nlh.RouteListFiltered(family, &netlink.Route{Table: int(h.underlay), Protocol: netlink.RouteProtocol(h.protocol)}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
-	if err != nil {
+	if h.count("route_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
 		return fmt.Errorf("list underlay routes: %w", err)
 	}
 	same := func(a, b netlink.Route) bool {
@@ -188,7 +205,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 			continue
 		}
 		// A default route whose device is just going down is no loss.
-		if err := nlh.RouteReplace(&w); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENETUNREACH) {
+		if err := h.count("route_replace", nlh.RouteReplace(&w), unix.ENETDOWN, unix.ENETUNREACH); err != nil && !errors.Is(err, unix.ENETDOWN) && !errors.Is(err, unix.ENETUNREACH) {
 			return fmt.Errorf("copy a default route: %w", err)
 		}
 	}
@@ -197,7 +214,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 		if slices.ContainsFunc(want, func(w netlink.Route) bool { return w.Priority == r.Priority }) {
 			continue
 		}
-		if err := nlh.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := h.count("route_delete", nlh.RouteDel(&r), unix.ESRCH); err != nil && !errors.Is(err, unix.ESRCH) {
 			return fmt.Errorf("remove the copy of a default route: %w", err)
 		}
 	}
@@ -207,7 +224,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 // tunnels are the devices in our group.
 func (h *Host) tunnels(nlh *netlink.Handle) (map[int]bool, error) {
 	links, err := nlh.LinkList()
-	if err != nil {
+	if h.count("link_list", err) != nil {
 		return nil, fmt.Errorf("list devices: %w", err)
 	}
 	out := map[int]bool{}
@@ -221,7 +238,10 @@ func (h *Host) tunnels(nlh *netlink.Handle) (map[int]bool, error) {
 
 // Teardown removes our rules, the underlay table and the firewall table. Devices, and the addresses on them, go with whoever made them.
 func (h *Host) Teardown(ctx context.Context) error {
-	err := h.setRules(ctx, func(int) []ruleKey { return nil })
+	h.mu.Lock()
+	h.rulesSet, h.wallSet = nil, false
+	h.mu.Unlock()
+	_, err := h.setRules(ctx, func(int) []ruleKey { return nil })
 	if err != nil {
 		err = fmt.Errorf("policy rules: %w", err)
 	}

@@ -45,3 +45,9 @@ type Tunnel struct {
 
 // Alive reports whether routes through the tunnel make sense: it is up, or idle without being expected to speak.
 func (t *Tunnel) Alive() bool { return t.State == TunnelUp || t.State == TunnelStale }
+
+// LinkCounters are what the kernel counts of a device: packets inside its tunnels, of all its peers.
+type LinkCounters struct {
+	ReceivePackets, ReceiveErrors, ReceiveDrops    uint64
+	TransmitPackets, TransmitErrors, TransmitDrops uint64
+}
