@@ -88,6 +88,13 @@ func (b *book) read(w *reader, key pageKey) error {
 	return err
 }
 
+// inUse is how many pages the usual scrapes have in use.
+func (b *book) inUse() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.usual.sent)
+}
+
 // empty tells whether everything was given back.
 func (b *book) empty(t *testing.T) {
 	t.Helper()
@@ -179,7 +186,7 @@ func TestSlowReadersHoldNothing(t *testing.T) {
 				if waited := time.Since(start); waited > time.Second {
 					t.Errorf("waited %s for readers that had their time", waited)
 				}
-				for len(b.usual.sent) > 0 { // until all have been cut
+				for b.inUse() > 0 { // until all have been cut
 					b.cutOldest(b.usual)
 					time.Sleep(minSend)
 				}
