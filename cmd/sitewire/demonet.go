@@ -168,16 +168,25 @@ func (k *demoLink) wire(internet *netns.NS) error {
 var demoConfig = template.Must(template.New("sitewire.yaml").Parse(`site: {{.Name}}
 asn: {{.ASN}}
 router_id: {{.RouterID}}
-announce: [{{.LAN4}}, {{.LAN6}}]
+announce: [{{.LAN4}}, {{.LAN6}}{{if .Observed}}{{with .Stolen}}, {{.}}{{end}}{{end}}]
 wireguard:
   private_key: ${file:/run/sitewire/private.key}
   backend: userspace{{if .Observed}}
 metrics:
-  listen: {{.Metrics}}{{end}}
+  listen: {{.Metrics}}
+  monitored_prefixes: [{{range $i, $p := .Monitored}}{{if $i}}, {{end}}{{$p}}{{end}}]
+probe:
+  interval: 2s             # as often as this only to see something soon
+  timeout: 1s
+  mtu: true
+rpki:
+  files:
+    demo: /run/sitewire/roa.json{{end}}
 bgp:
   hold_time: 3s            # the demo must not wait 90 s for a dead neighbour
   keepalive: 1s
-  connect_retry: 2s
+  connect_retry: 2s{{if .Observed}}
+  bfd: { interval: 500ms, multiplier: 4 }{{end}}
 routes:
   source_ipv4: {{.Source4}}
   source_ipv6: {{.Source6}}
@@ -207,8 +216,11 @@ func (s *demoSite) writeConfig(links []*demoLink) error {
 		Peers            []peerData
 		Observed         bool
 		Metrics          netip.AddrPort
-	}{s.name, s.asn, hostOf(s.lan4, 1), s.lan4, s.announce6, hostOf(s.lan4, 1), hostOf(s.lan6, 1), nil, s.metrics.IsValid(), s.metrics}
+		Stolen           string
+		Monitored        []netip.Prefix
+	}{s.name, s.asn, hostOf(s.lan4, 1), s.lan4, s.announce6, hostOf(s.lan4, 1), hostOf(s.lan6, 1), nil, s.metrics.IsValid(), s.metrics, s.stolen(), nil}
 	for _, k := range links {
+		data.Monitored = append(data.Monitored, k.a.lan4) // each site is an end a of one path
 		if k.a == s || k.b == s {
 			o := k.other(s)
 			data.Peers = append(data.Peers, peerData{
@@ -229,19 +241,33 @@ func (s *demoSite) writeConfig(links []*demoLink) error {
 	return os.WriteFile(filepath.Join(s.dir(), "sitewire.yaml"), b.Bytes(), 0o600)
 }
 
+// stolen is a prefix that the third site announces and that belongs to somebody else, so that those who observe see a refusal.
+func (s *demoSite) stolen() string {
+	if s.number != 3 {
+		return ""
+	}
+	return demoStolen.String()
+}
+
 // startGateways starts `sitewire run` at each site.
 func (l *demoLab) startGateways() error {
 	for _, s := range l.sites {
-		// The gateway outlives an interrupted tour: stop ends it.
-		cmd := s.gw.Command(context.Background(), filepath.Join(l.bin, "sitewire"), "run", "--config", "/run/sitewire/sitewire.yaml")
-		cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=", socketEnv+"=")
-		p, err := l.launch(s.name, cmd, filepath.Join(s.dir(), "log"))
-		if err != nil {
+		if err := l.startGateway(s); err != nil {
 			return err
 		}
-		p.site = true
 	}
 	return nil
+}
+
+func (l *demoLab) startGateway(s *demoSite) error {
+	// The gateway outlives an interrupted tour: stop ends it.
+	cmd := s.gw.Command(context.Background(), filepath.Join(l.bin, "sitewire"), "run", "--config", "/run/sitewire/sitewire.yaml")
+	cmd.Env = append(os.Environ(), "NOTIFY_SOCKET=", socketEnv+"=")
+	p, err := l.launch(s.name, cmd, filepath.Join(s.dir(), "log"))
+	if err == nil {
+		p.site = true
+	}
+	return err
 }
 
 // cut drops all packets of a path, silently: no link goes down and no ICMP error tells the ends.

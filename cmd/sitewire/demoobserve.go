@@ -40,6 +40,11 @@ const (
 // managementNet joins the gateways and the observer, as many sites have it: neither the internet of the lab nor a LAN.
 var managementNet = netip.MustParsePrefix("10.99.0.0/24")
 
+// demoStolen belongs to an AS that is not in the demo.
+var demoStolen = netip.MustParsePrefix("172.20.99.0/24")
+
+const demoRobbed = 4242420099
+
 // demoObserver is a namespace with a Prometheus that scrapes all gateways.
 type demoObserver struct {
 	ns      *netns.NS
@@ -73,6 +78,9 @@ func (l *demoLab) addObserver() error {
 			return err
 		}
 		s.metrics = netip.AddrPortFrom(addr, demoMetricsPort)
+		if err := s.writeOrigins(l.sites); err != nil {
+			return err
+		}
 	}
 	o := &demoObserver{ns: ns, dir: filepath.Join(ns.StateDir(), "observe"), address: prometheusAddress, shown: map[string]string{}}
 	o.client = &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{DialContext: o.dial}}
@@ -91,6 +99,28 @@ scrape_configs:
       - targets: ["{{.Target}}"]
         labels: { instance: {{.Name}} }{{end}}
 `))
+
+// writeOrigins tells a gateway who may originate which prefixes, as generators of such files do.
+func (s *demoSite) writeOrigins(sites []*demoSite) error {
+	type roa struct {
+		Prefix    string `json:"prefix"`
+		MaxLength int    `json:"maxLength"`
+		ASN       string `json:"asn"`
+	}
+	asn := func(n uint32) string { return fmt.Sprintf("AS%d", n) }
+	roas := []roa{{demoStolen.String(), demoStolen.Bits(), asn(demoRobbed)}}
+	for _, x := range sites {
+		roas = append(roas, roa{x.lan4.String(), x.lan4.Bits(), asn(x.asn)}, roa{x.announce6.String(), x.announce6.Bits(), asn(x.asn)})
+	}
+	b, err := json.Marshal(map[string][]roa{"roas": roas})
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(s.dir(), 0o700); err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(s.dir(), "roa.json"), b, 0o600)
+}
 
 func (o *demoObserver) writeFiles(sites []*demoSite) error {
 	type target struct {

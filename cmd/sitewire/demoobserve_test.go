@@ -107,6 +107,7 @@ func TestDemoObserve(t *testing.T) {
 	for path, want := range map[string]string{
 		"/api/v1/query?query=up{instance=%22sin%22}": `"sin"`,
 		demoFiles + "prometheus.yml":                 "job_name: sitewire",
+		demoFiles + "grafana/sitewire-overview.json": `"uid": "sitewire-overview"`,
 	} {
 		if got, err := page(t.Context(), prometheus+path); err != nil || !strings.Contains(got, want) {
 			t.Errorf("%s: %v, %.200q lacks %q", path, err, got, want)

@@ -112,8 +112,12 @@ func (l *demoLab) breakOne(ctx context.Context, say *narrator) (err error) {
 	for _, r := range flow.Stop(200 * time.Millisecond) {
 		lost = max(lost, r.Lost())
 	}
-	say.step("%s after %.1f s (%s lost, %d sent per second; the hold time is 3 s here, 90 s by default)",
-		say.p.paint(good, "traffic flows again through "+c.name), moved.Seconds(), plural(lost, "packet"), time.Second/interval)
+	notice := "the hold time is 3 s here, 90 s by default"
+	if l.observer != nil {
+		notice = "BFD needs 2 s here to notice"
+	}
+	say.step("%s after %.1f s (%s lost, %d sent per second; %s)",
+		say.p.paint(good, "traffic flows again through "+c.name), moved.Seconds(), plural(lost, "packet"), time.Second/interval, notice)
 	if err := l.showRoute(ctx, say, a, b.lan4); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -38,9 +39,19 @@ func TestObserve(t *testing.T) {
 		return
 	}
 	o := newObserved(t)
+	second := o.startNative()
 	o.scrapesAreClean()
 	o.quiet()
-	o.cutTunnel(o.lab.links[0])
+	o.operate()
+	due := o.cutTunnel(o.lab.links[0])
+	o.noOthers(due)
+	o.restart(o.lab.sites[2])
+	for x := range o.everSince("firing") { // a restart is nothing to be called for
+		if !due[x] {
+			o.Errorf("firing without a reason: %v", x)
+		}
+	}
+	o.native(second)
 	o.recorded()
 	o.panels()
 	for where := range noData {
@@ -77,7 +88,7 @@ func newObserved(t *testing.T) *observed {
 	if err := lab.startObserving(map[string]net.Listener{demoPrometheus: l}); err != nil {
 		t.Fatal(err)
 	}
-	say := &narrator{errWriter: errWriter{w: io.Discard}, start: o.start}
+	say := o.mute()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for _, f := range []func(context.Context, *narrator) error{lab.bringUp, lab.watch, lab.pingAll} {
@@ -86,6 +97,10 @@ func newObserved(t *testing.T) *observed {
 		}
 	}
 	return o
+}
+
+func (o *observed) mute() *narrator {
+	return &narrator{errWriter: errWriter{w: io.Discard}, start: o.start}
 }
 
 func (o *observed) until(limit time.Duration, what string, f func() error) {
@@ -179,10 +194,10 @@ func (o *observed) quiet() {
 	}
 }
 
-// cutTunnel makes a path drop everything, silently, until all alerts that are due fire, and mends it: they clear. No other alert fires.
-func (o *observed) cutTunnel(path *demoLink) {
+// cutTunnel makes a path drop everything, silently, until all alerts that are due fire, and mends it: they clear. It returns those.
+func (o *observed) cutTunnel(path *demoLink) (want map[alert]bool) {
 	a, b := path.a.name, path.b.name
-	want := map[alert]bool{}
+	want = map[alert]bool{}
 	for _, ends := range [][2]string{{a, b}, {b, a}} {
 		// The other site is still reached, through the third one, so nothing that is about routes or traffic may fire.
 		for _, name := range []string{"TunnelDown", "SiteIsolated"} {
@@ -229,22 +244,75 @@ func (o *observed) cutTunnel(path *demoLink) {
 		return err
 	})
 	o.Logf("all clear %.0f s after the path was mended", time.Since(healed).Seconds())
+	return want
+}
 
-	// Prometheus keeps what has ever fired or was about to, also between two looks.
-	for _, s := range o.query(`max by (alertname, instance, peer, site, alertstate) (max_over_time(ALERTS[1h]))`) {
-		x, state := alertOf(s.Metric), s.Metric["alertstate"]
-		if why := mayPend[x.name]; state == "pending" && why != "" {
+// mayPend are alerts that a cut of a minute rightly makes Prometheus wait for, and that must not fire.
+var mayPend = map[string]string{
+	"BGPSessionDown":   "the session ends before the tunnel counts as dead, which explains it",
+	"TunnelPacketLoss": "a cut of a minute in a window of five loses more than a twentieth",
+}
+
+// noOthers: nobody was called, or about to be, but for a reason. Prometheus remembers what was so between two looks.
+func (o *observed) noOthers(want map[alert]bool) {
+	for x, state := range o.everSince("firing", "pending") {
+		switch why := mayPend[x.name]; {
+		case want[x]:
+		case state == "pending" && why != "":
 			o.Logf("pending, as it may be: %v: %s", x, why)
-		} else if !want[x] {
+		default:
 			o.Errorf("%s without a reason: %v", state, x)
 		}
 	}
 }
 
-// mayPend are alerts that a cut of minutes rightly makes Prometheus wait for, and that must not fire.
-var mayPend = map[string]string{
-	"BGPSessionDown":   "the session ends before the tunnel counts as dead, which explains it",
-	"TunnelPacketLoss": "a cut of three minutes in a window of five loses more than a twentieth",
+// everSince returns what has been in one of the states since the lab began, by the first of the states that it was in.
+func (o *observed) everSince(states ...string) map[alert]string {
+	all := map[alert]string{}
+	for _, state := range slices.Backward(states) {
+		for _, s := range o.query(fmt.Sprintf(`max by (alertname, instance, peer, site) (max_over_time(ALERTS{alertstate=%q}[1h]))`, state)) {
+			all[alertOf(s.Metric)] = state
+		}
+	}
+	return all
+}
+
+// operate does what an operator does now and then, so that the API has something to count.
+func (o *observed) operate() {
+	for _, s := range o.lab.sites {
+		if _, err := s.status(o.Context()); err != nil {
+			o.Fatal(err)
+		}
+		if _, err := s.client().post(o.Context(), "/v1/reload", nil); err != nil {
+			o.Fatal(err)
+		}
+	}
+}
+
+// restart ends a gateway in good order and starts it again, as for an upgrade: its neighbours get a NOTIFICATION, and dashboards mark it.
+func (o *observed) restart(s *demoSite) {
+	i := slices.IndexFunc(o.lab.processes, func(p *demoProcess) bool { return p.site && p.name == s.name })
+	old := o.lab.processes[i]
+	o.lab.processes = slices.Delete(o.lab.processes, i, i+1) // it may end
+	if err := old.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		o.Fatal(err)
+	}
+	<-old.ended
+	if err := o.lab.startGateway(s); err != nil {
+		o.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(o.Context(), time.Minute)
+	defer cancel()
+	if err := o.lab.bringUp(ctx, o.mute()); err != nil {
+		o.Fatal(err)
+	}
+	expr := fmt.Sprintf(`count(sitewire_bgp_session_establishments_total{peer=%q} > 1)`, s.name)
+	o.until(30*time.Second, expr, func() error {
+		if got := o.query(expr); len(got) != 1 || int(got[0].value()) != len(o.lab.sites)-1 {
+			return fmt.Errorf("%v", got)
+		}
+		return nil
+	})
 }
 
 // recorded: every recording rule has made series.
@@ -274,12 +342,14 @@ func (o *observed) recorded() {
 
 // values evaluates an expression over the life of the lab and counts the numbers that it gave.
 func (o *observed) values(expr string) (numbers int, err error) {
+	const step = 5 * time.Second
+	end := time.Now()
 	var data struct {
 		Result []struct{ Values [][2]any }
 	}
 	err = o.lab.observer.ask(o.Context(), "query_range", url.Values{
-		"query": {expr}, "step": {"5"},
-		"start": {fmt.Sprint(o.start.Unix())}, "end": {fmt.Sprint(time.Now().Unix())},
+		"query": {expr}, "step": {step.String()},
+		"start": {fmt.Sprint(end.Add(-end.Sub(o.start).Round(step)).Unix())}, "end": {fmt.Sprint(end.Unix())},
 	}, &data)
 	for _, series := range data.Result {
 		for _, v := range series.Values {
