@@ -1,0 +1,66 @@
+package topologies
+
+import (
+	"fmt"
+	"net/netip"
+)
+
+// hubSpoke is a hub with spokes on one shared device.
+func hubSpoke(sites int) *Network {
+	b := newNetwork("hub-spoke", "a hub, and spokes that call it",
+		"The hub has one WireGuard device for all spokes, and no line of configuration about their addresses: a spoke may be anywhere. "+
+			"Allowed-IPs follow BGP, so a prefix that moves from one spoke to another moves in the device too, without a lost packet. "+
+			"Spokes reach each other through the hub.")
+	internet := b.node("internet", Router, "")
+	hub := b.site("hub", Gateway, 1)
+	hub.Device = "wg0"
+	outer := b.uplink(hub, internet)
+	for i := range sites {
+		spoke := b.site(fmt.Sprintf("spoke%d", i+1), Gateway, i+2)
+		b.uplink(spoke, internet)
+		b.tunnel(End{Node: hub, Address: outer, Policy: "hub"}, End{Node: spoke, Policy: "branch"})
+	}
+	b.Try = []Try{
+		{"All spokes at a glance", "sitewire peers", ""},
+		{"Which spoke gets packets for this address, and why?", "sitewire explain 10.2.0.10", ""},
+	}
+	return b.Network
+}
+
+// dualHub is a headquarters with two hubs, and branches with two uplinks, one towards each hub.
+func dualHub(sites int) *Network {
+	b := newNetwork("dual-hub", "two hubs, and branches with two uplinks",
+		"Each branch has a tunnel to either hub over an internet of its own. When an uplink, a provider or a hub dies, the other one "+
+			"takes over. The hubs and the core router behind them speak BGP on the LAN. Branches announce only what is theirs, so that none "+
+			"becomes transit between the hubs.")
+	ispA, ispB := b.node("isp-a", Router, ""), b.node("isp-b", Router, "")
+	core := b.node("core", BIRD, "hq")
+	core.ASN = 4200000100
+	b.lan(core, 100, lan4(100), lan6(100))
+	hubs := [2]*Node{}
+	outer := [2]netip.Addr{}
+	for i, isp := range []*Node{ispA, ispB} {
+		h := b.node(fmt.Sprintf("hub%d", i+1), Gateway, "hq")
+		h.ASN, h.Device = 4200000001+uint32(i), "wg0"
+		outer[i] = b.uplink(h, isp)
+		net4, net6 := lan4(101+i), lan6(101+i)
+		l := b.cable(h, both(net4, net6, 1), core, both(net4, net6, 2))
+		h.RouterID = host(net4, 1)
+		h.Announce = []netip.Prefix{net4, net6}
+		b.Sessions = append(b.Sessions, &Session{A: l.A, B: l.B, PolicyA: "lan"})
+		hubs[i] = h
+	}
+	for i := range sites {
+		br := b.site(fmt.Sprintf("branch%d", i+1), Gateway, i+11)
+		// The default route of the first uplink stands; the second hub is reached over the second.
+		b.uplink(br, ispA)
+		routes := br.Routes
+		b.uplink(br, ispB)
+		via := br.Routes[len(routes)].Via
+		br.Routes = append(routes, Route{netip.PrefixFrom(outer[1], 32), via})
+		for j, h := range hubs {
+			b.tunnel(End{Node: h, Address: outer[j], Policy: "hub"}, End{Node: br, Policy: "branch"})
+		}
+	}
+	return b.Network
+}
