@@ -34,14 +34,14 @@ func mainCode() int {
 	return execute(ctx, newApp(), os.Args[1:])
 }
 
-// enterLab moves `sitewire demo`, and what the demo starts, into namespaces of its own. Every other command stays where it is. A machine
+// enterLab moves `sitewire demo`, the commands that hold a lab, and what these start, into namespaces of its own. Every other command stays where it is. A machine
 // without namespaces is not an error yet: the demo itself says what is missing.
 func enterLab(args []string) error {
 	demo := len(args) > 1 && args[1] == "demo" && !slices.Contains(args, "--help") && !slices.Contains(args, "-h")
-	if !demo && !netns.Inside() {
+	if !demo && !entersLab(args[1:]) && !netns.Inside() {
 		return nil
 	}
-	if !netns.Inside() {
+	if demo && !netns.Inside() {
 		if err := handInListeners(args[2:]); err != nil {
 			return err
 		}

@@ -16,35 +16,55 @@ import (
 // lastWords is how long output of a shell that has ended is waited for.
 const lastWords = 200 * time.Millisecond
 
-// runOnPTY runs an interactive command on a pseudo-terminal of its own and relays between that and the real one, which is in raw mode
-// meanwhile. The command is thereby the leader of a session with a controlling terminal, which it could not get from a terminal that
-// belongs to another session: job control and Ctrl-C work as anywhere.
+// runOnPTY runs an interactive command on a pseudo-terminal of its own, see onPTY.
 func runOnPTY(cmd *exec.Cmd, tty *os.File) error {
+	_, err := onPTY(tty, func(slave *os.File, signals <-chan os.Signal) (int, error) {
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
+		cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+		if err := cmd.Start(); err != nil {
+			return 0, fmt.Errorf("shell: %w", err)
+		}
+		slave.Close()
+		ended := make(chan struct{})
+		defer close(ended)
+		go func() {
+			for {
+				select {
+				case <-signals:
+					_ = cmd.Process.Signal(syscall.SIGHUP) // what ends an interactive shell; it may have ended
+				case <-ended:
+					return
+				}
+			}
+		}()
+		return 0, cmd.Wait()
+	})
+	return err
+}
+
+// onPTY makes a pseudo-terminal and relays between it and the real one, which is in raw mode meanwhile, while run has something run on
+// it. What runs is to be the leader of a session with the pseudo-terminal as its controlling terminal, which it could not get from a
+// terminal that belongs to another session: then job control and Ctrl-C work as anywhere. Signals are those that are meant to end it.
+func onPTY(tty *os.File, run func(slave *os.File, signals <-chan os.Signal) (int, error)) (int, error) {
 	master, slave, err := openPTY()
 	if err != nil {
-		return fmt.Errorf("pseudo-terminal: %w", err)
+		return 0, fmt.Errorf("pseudo-terminal: %w", err)
 	}
 	defer master.Close()
+	defer slave.Close()
 	resize := func() {
 		if size, err := unix.IoctlGetWinsize(int(tty.Fd()), unix.TIOCGWINSZ); err == nil {
 			_ = unix.IoctlSetWinsize(int(master.Fd()), unix.TIOCSWINSZ, size) // a wrong size is ugly, not wrong
 		}
 	}
 	resize()
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
-	err = cmd.Start()
-	slave.Close()
-	if err != nil {
-		return fmt.Errorf("shell: %w", err)
-	}
 	restore, err := rawMode(tty)
 	if err != nil {
-		return errors.Join(fmt.Errorf("terminal: %w", err), cmd.Process.Kill(), cmd.Wait())
+		return 0, fmt.Errorf("terminal: %w", err)
 	}
 	defer restore()
 
-	sigs := make(chan os.Signal, 4)
+	sigs, ending := make(chan os.Signal, 4), make(chan os.Signal, 4)
 	signal.Notify(sigs, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGWINCH)
 	defer signal.Stop(sigs)
 	go io.Copy(master, tty) // ends with this process: a read from a terminal cannot be called off
@@ -53,22 +73,33 @@ func runOnPTY(cmd *exec.Cmd, tty *os.File) error {
 		io.Copy(os.Stdout, master) // until the last process on the pseudo-terminal has ended
 		close(drained)
 	}()
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	type result struct {
+		code int
+		err  error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		code, err := run(slave, ending)
+		slave.Close()
+		ended <- result{code, err}
+	}()
 	for {
 		select {
 		case s := <-sigs:
 			if s == syscall.SIGWINCH {
 				resize()
-			} else {
-				_ = cmd.Process.Signal(syscall.SIGHUP) // what ends an interactive shell; it may have ended
+				continue
 			}
-		case err := <-ended:
+			select {
+			case ending <- s:
+			default: // it has been told often enough
+			}
+		case r := <-ended:
 			select { // a process left in the background may keep it open
 			case <-drained:
 			case <-time.After(lastWords):
 			}
-			return err
+			return r.code, r.err
 		}
 	}
 }

@@ -93,6 +93,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 no daemon, 4 degraded (status --fail), 5
 		&cobra.Group{ID: "config", Title: "Configuration:"},
 		&cobra.Group{ID: "keys", Title: "Keys:"},
 		&cobra.Group{ID: "daemon", Title: "Daemon:"},
+		&cobra.Group{ID: "lab", Title: "Try it on this machine:"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
 		for _, c := range cmds {
@@ -103,7 +104,8 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 no daemon, 4 degraded (status --fail), 5
 	add("state", newStatus(a), newPeers(a), newBGP(a), newRPKI(a), newRoutes(a), newExplain(a))
 	add("config", newCheck(a), newDiff(a), newReload(a), newConfig(a), newSchema(a))
 	add("keys", newGenkey(a), newPubkey(a), newGenpsk(a))
-	add("daemon", newRun(a), newStop(a), newDemo(a))
+	add("daemon", newRun(a), newStop(a))
+	add("lab", newDemo(a), newLab(a))
 	root.AddCommand(newVersion(a))
 	return root
 }
