@@ -13,10 +13,12 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"sitewire/topologies"
+	"sitewire/topologies/check"
 	"sitewire/topologies/lab"
 )
 
@@ -172,15 +174,37 @@ func upLab(ctx context.Context, w *topologies.Network) (*lab.Lab, error) {
 	return lab.Up(ctx, w, lab.Options{Sitewire: exe})
 }
 
+// checkTime is how long a network may take until all holds: a minute, and more the larger it is.
+func checkTime(w *topologies.Network) time.Duration {
+	return time.Minute + time.Duration(len(w.Nodes))*time.Second
+}
+
 // checkLab brings a network up, checks it and takes it down.
 func (a *app) checkLab(ctx context.Context, w *topologies.Network) (err error) {
 	if err := labInside(); err != nil {
 		return err
 	}
+	start := time.Now()
 	l, err := upLab(ctx, w)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	return errors.New("not there yet")
+	p := a.paint()
+	out := errWriter{w: a.stdout}
+	out.printf("%s: %d nodes up after %.1f s\n", w.Name, len(w.Nodes), time.Since(start).Seconds())
+	ctx, cancel := context.WithTimeout(ctx, checkTime(w))
+	defer cancel()
+	for _, r := range check.Common(ctx, l) {
+		verdict := p.paint(good, "ok  ")
+		if r.Err != nil {
+			verdict = p.paint(bad, "FAIL")
+			err = silently(exitFailure)
+		}
+		out.printf("%s %6.1fs  %s (%s)\n", verdict, r.Took.Seconds(), r.Name, r.Detail)
+		if r.Err != nil {
+			out.printf("%s\n", r.Err)
+		}
+	}
+	return errors.Join(err, l.Dead(), out.err)
 }

@@ -10,6 +10,7 @@
 package lab
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -153,6 +154,19 @@ func (l *Lab) Command(ctx context.Context, node string, argv ...string) (*exec.C
 		argv = append([]string{l.opts.Sitewire}, argv[1:]...)
 	}
 	return ns.Command(ctx, argv[0], argv[1:]...), nil
+}
+
+// Exec implements check.Runner.
+func (l *Lab) Exec(ctx context.Context, node string, argv ...string) ([]byte, error) {
+	cmd, err := l.Command(ctx, node, argv...)
+	if err != nil {
+		return nil, err
+	}
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(exit.Stderr))
+	}
+	return out, err
 }
 
 // Log is what a node's daemon has printed.
