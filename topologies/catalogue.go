@@ -1,5 +1,7 @@
 package topologies
 
+//go:generate go test . -update
+
 import (
 	"fmt"
 	"slices"
