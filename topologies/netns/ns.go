@@ -53,6 +53,25 @@ func New(name string) (*NS, error) {
 // Here is the namespace that this process is in, of a lab or not, for what only reads and sends: Do, Ping and StartFlow. Nothing else works.
 func Here() *NS { return &NS{name: "this namespace", here: true, fd: vns.None()} }
 
+// ContainerEnv is set in the images of containerlab/images. It says that the network namespace is one of a container of a lab, whose
+// devices may be changed.
+const ContainerEnv = "SITEWIRE_CONTAINER"
+
+// Node is Here with everything but New's own work: for the commands that set a node of a lab up from inside. It refuses to work anywhere but
+// in a lab or a container of one, so that nothing changes the devices of a machine.
+func Node() (*NS, error) {
+	if !Inside() && os.Getenv(ContainerEnv) == "" {
+		return nil, fmt.Errorf("not in a node of a lab (%s is not set): this command would change the network of this machine", ContainerEnv)
+	}
+	n := Here()
+	nl, err := netlink.NewHandle(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	n.nl = nl
+	return n, nil
+}
+
 // bindNew makes the namespace on a thread that is thrown away afterwards, and gives it its name.
 func bindNew(name string) error {
 	done := make(chan error, 1)
