@@ -28,7 +28,9 @@ var mayImport = map[string][]string{
 	"routes/fib":              {"routes"},
 	"routes/routestest":       {"routes"},
 	"metrics":                 {"gateway/probe", "gateway/wg", "bgp", "bgp/bfd", "bgp/rpki", "routes"},
-	"topologies":              {"gateway/config"},
+	"topologies":              {"gateway/config", "gateway/wg"}, // wg for keys
+	"topologies/check":        {"topologies"},
+	"topologies/lab":          {"topologies", "topologies/netns", "topologies/netns/peers"},
 	"topologies/netns/nstest": {"topologies/netns"},
 	"topologies/netns/peers":  {"topologies/netns"},
 }
