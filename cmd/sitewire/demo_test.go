@@ -90,6 +90,12 @@ func TestDemoVanishes(t *testing.T) {
 	if n := len(marked(t, mark)); n < 6 {
 		t.Errorf("%d processes of the demo, want 6", n)
 	}
+	killTogether(t, cmd, mark)
+}
+
+// killTogether kills a demo and waits until nothing that has its mark lives on.
+func killTogether(t *testing.T, cmd *exec.Cmd, mark string) {
+	t.Helper()
 	if err := cmd.Process.Kill(); err != nil {
 		t.Fatal(err)
 	}

@@ -117,20 +117,7 @@ func TestDemoObserve(t *testing.T) {
 	if n := len(marked(t, mark)); n < 8 {
 		t.Errorf("%d processes of the demo, want 8", n)
 	}
-	if err := cmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	_ = cmd.Wait() // "signal: killed"
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-	defer cancel()
-	if err := netns.WaitFor(ctx, 20*time.Millisecond, "the demo's processes to end", func() error {
-		if left := marked(t, mark); len(left) > 0 {
-			return fmt.Errorf("left: %v", left)
-		}
-		return nil
-	}); err != nil {
-		t.Error(err)
-	}
+	killTogether(t, cmd, mark)
 	if got, err := page(t.Context(), prometheus); err == nil {
 		t.Errorf("somebody still answers at %s: %.100q", prometheus, got)
 	}
@@ -150,7 +137,7 @@ func page(ctx context.Context, url string) (string, error) {
 	defer resp.Body.Close()
 	b, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s", resp.Status)
+		err = fmt.Errorf("%s: %s", url, resp.Status)
 	}
 	return string(b), err
 }

@@ -3,8 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -143,18 +141,5 @@ func (d *labDaemon) until(what string, f func() error) {
 
 // scrape returns /metrics of the daemon.
 func (d *labDaemon) scrape(address string) (string, error) {
-	req, err := http.NewRequestWithContext(d.t.Context(), http.MethodGet, "http://"+address+"/metrics", nil)
-	if err != nil {
-		return "", err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("/metrics: %s", resp.Status)
-	}
-	return string(b), err
+	return page(d.t.Context(), "http://"+address+"/metrics")
 }
