@@ -175,6 +175,8 @@ wireguard:
 metrics:
   listen: {{.Metrics}}
   monitored_prefixes: [{{range $i, $p := .Monitored}}{{if $i}}, {{end}}{{$p}}{{end}}]
+  device_counters: true
+  endpoint_info: true
 probe:
   interval: 2s             # as often as this only to see something soon
   timeout: 1s

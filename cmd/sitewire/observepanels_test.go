@@ -32,20 +32,11 @@ type dashboard struct {
 	}
 }
 
-const notOn = "only on request, and not requested here"
-
 // noData lists expressions that return nothing in this lab, with the reason: "dashboard: panel: expression's ref", or "rule NAME". An entry
 // that does return data is a mistake too.
 var noData = map[string]string{
 	"sitewire-bgp: NOTIFICATIONs in the chosen time: A": "GoBGP does not tell which NOTIFICATION ended a session that has graceful restart, and no other is sent here",
 	"sitewire-bgp: NOTIFICATIONs in the chosen time: B": "the same",
-	"sitewire-tunnel: Outer addresses: A":               notOn,
-	"sitewire-tunnel: Packets: A":                       notOn,
-	"sitewire-tunnel: Packets: B":                       notOn,
-	"sitewire-tunnel: Errors and drops: A":              notOn,
-	"sitewire-tunnel: Errors and drops: B":              notOn,
-	"sitewire-tunnel: Errors and drops: C":              notOn,
-	"sitewire-tunnel: Errors and drops: D":              notOn,
 	"sitewire-overview: Gateways: K":                    "no change waits to be confirmed",
 }
 
