@@ -61,20 +61,20 @@ func (t *tunnels) setLink(ctx context.Context, d *device) error {
 	if d.dev == nil {
 		return nil // the retry does it
 	}
-	was := d.mtu
 	d.mtu = t.mtu(ctx, d)
 	err := t.host.SetLink(ctx, host.LinkConfig{Name: d.spec.Name, MTU: d.mtu, Addresses: d.spec.Addresses, Up: true})
-	if e, ok := errors.AsType[*host.SettingError](err); ok {
-		d.warn(t, "a setting of the device is not as it should be", e)
-		return nil
-	}
-	if err != nil {
+	setting, partly := errors.AsType[*host.SettingError](err)
+	if err != nil && !partly {
 		return err
 	}
-	d.trouble = ""
-	if m, ok := d.dev.(interface{ MTUChanged(mtu int) }); ok && was != d.mtu {
-		m.MTUChanged(d.mtu) // a userspace device pads its packets up to the MTU
+	if m, ok := wg.As[interface{ MTUChanged(mtu int) }](d.dev); ok {
+		m.MTUChanged(d.mtu) // a userspace device pads its packets up to the MTU; to hear of the same one again costs nothing
 	}
+	if partly {
+		d.warn(t, "a setting of the device is not as it should be", setting)
+		return nil
+	}
+	d.trouble = ""
 	return nil
 }
 
@@ -90,7 +90,7 @@ func (d *device) warn(t *tunnels, what string, err error) {
 // silent tunnel look for a new way: its own address may have gone.
 func (t *tunnels) mendLink(ctx context.Context, d *device) {
 	for _, p := range d.peers {
-		if u, ok := d.dev.(interface{ UnderlayChanged() }); ok && p.state != wg.TunnelUp {
+		if u, ok := wg.As[interface{ UnderlayChanged() }](d.dev); ok && p.state != wg.TunnelUp {
 			u.UnderlayChanged()
 			break
 		}

@@ -172,6 +172,48 @@ func TestLinksAreMended(t *testing.T) {
 		if x := r.tunnel("nyc"); x.MTU != 1340 {
 			t.Errorf("MTU %d", x.MTU)
 		}
+		for _, name := range []string{"wg-nyc", "wg-store"} {
+			if mtu := r.backend.device(name).mtu.Load(); mtu != 1340 {
+				t.Errorf("%s pads packets up to %d bytes", name, mtu)
+			}
+		}
+	})
+}
+
+// A device hears of its MTU too where a setting of its link cannot be written.
+func TestMTUOfLinkWithTrouble(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, twoPeers)
+		r.host.mtu = 1400
+		r.host.failWith(func(op string) error {
+			if op == "link wg-nyc" {
+				return &host.SettingError{Key: "net.ipv4.conf.wg-nyc.rp_filter", Have: "1", Want: "0", Err: errTest}
+			}
+			return nil
+		})
+		r.run()
+		defer r.stop(false)
+		if mtu := r.backend.device("wg-nyc").mtu.Load(); mtu != 1340 {
+			t.Errorf("the device pads packets up to %d bytes", mtu)
+		}
+	})
+}
+
+// A device with a silent tunnel looks for a new way out, one whose tunnels are up keeps the one it has.
+func TestSilentTunnelLooksForAnotherWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := running(t, twoPeers)
+		defer r.stop(false)
+		r.hear("wg-nyc", "nyc")
+		r.after(time.Second)
+		before := r.backend.device("wg-nyc").underlays.Load()
+		r.after(2*linkEvery + time.Second)
+		if n := r.backend.device("wg-store").underlays.Load(); n < 2 {
+			t.Errorf("the device with the silent tunnel was told %d times, want one in %v", n, linkEvery)
+		}
+		if n := r.backend.device("wg-nyc").underlays.Load(); n != before {
+			t.Error("the device whose tunnel is up was told, too")
+		}
 	})
 }
 

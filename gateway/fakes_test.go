@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -73,7 +74,18 @@ type simDevice struct {
 	*wgtest.Fake
 	backend *fakeBackend
 	port    uint16
+	// mtu that the device was last told, and how often it was told of a changed underlay.
+	mtu, underlays atomic.Int64
 }
+
+// MTUChanged and UnderlayChanged are what a userspace device has besides the methods of wg.Device.
+func (d *simDevice) MTUChanged(mtu int) { d.mtu.Store(int64(mtu)) }
+func (d *simDevice) UnderlayChanged()   { d.underlays.Add(1) }
+
+// wrapped hides everything of a device but the methods of wg.Device, as the program's own devices do.
+type wrapped struct{ wg.Device }
+
+func (w wrapped) Unwrap() wg.Device { return w.Device }
 
 func (b *fakeBackend) get(name string) (Backend, error) {
 	b.mu.Lock()
@@ -107,7 +119,7 @@ func (b *fakeBackend) open(_ context.Context, cfg wg.DeviceConfig) (wg.Device, e
 			return nil, fmt.Errorf("port %d: in use by %s", cfg.ListenPort, name)
 		}
 	}
-	d := &simDevice{wgtest.New(cfg), b, cfg.ListenPort}
+	d := &simDevice{Fake: wgtest.New(cfg), backend: b, port: cfg.ListenPort}
 	d.FailWith(func(op string) error {
 		if err := b.check(op); err != nil {
 			return err
@@ -121,7 +133,7 @@ func (b *fakeBackend) open(_ context.Context, cfg wg.DeviceConfig) (wg.Device, e
 	b.devices[cfg.Name] = d
 	b.world.AddDevice(cfg.Name)
 	b.journal.add("open %s mtu %d", cfg.Name, cfg.MTU)
-	return d, nil
+	return wrapped{d}, nil
 }
 
 // device that is open under the name.

@@ -138,6 +138,9 @@ type watchedDevice struct {
 	watch *deviceWatch
 }
 
+// Unwrap returns the device itself, for what only some devices can do; see wg.As.
+func (d *watchedDevice) Unwrap() wg.Device { return d.Device }
+
 // Stats implements wg.Device.
 func (d *watchedDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
 	stats, err := d.Device.Stats(ctx)

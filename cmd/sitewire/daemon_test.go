@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sitewire/gateway/config"
+	"sitewire/gateway/wg"
 	"sitewire/topologies/netns"
 )
 
@@ -185,6 +186,36 @@ func TestBackends(t *testing.T) {
 	}
 	if _, err := choose("kernel"); !errors.Is(err, errNoKernelBackend) {
 		t.Errorf("kernel: %v", err)
+	}
+}
+
+// What only some devices can do is found through whatever the program puts around them.
+func TestBackendsHideNothing(t *testing.T) {
+	if !inLab(t) {
+		return
+	}
+	choose := newBackends(slog.New(slog.DiscardHandler), &deviceWatch{})
+	b, err := choose("auto")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := wg.NewPrivateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := b.Open(t.Context(), wg.DeviceConfig{Name: "wg-hides", PrivateKey: key, MTU: 1420})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close(true)
+	if _, ok := wg.As[interface{ MTUChanged(mtu int) }](d); !ok {
+		t.Error("the device cannot be told its MTU: packets would be padded beyond the path's")
+	}
+	if _, ok := wg.As[interface{ UnderlayChanged() }](d); !ok {
+		t.Error("the device cannot be told that the underlay changed: it would send from an address that has gone")
+	}
+	if _, ok := wg.As[interface{ Undo() }](d); ok {
+		t.Error("found what is not there")
 	}
 }
 

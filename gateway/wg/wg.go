@@ -93,3 +93,20 @@ type Device interface {
 
 // Opener creates or adopts the device that cfg describes. It leaves the link down and without addresses.
 type Opener func(ctx context.Context, cfg DeviceConfig) (Device, error)
+
+// As finds in a device, or in the devices that it wraps, one that also is a T: an interface with what only some devices can do. A
+// device that wraps another one has a method Unwrap() Device.
+func As[T any](d Device) (T, bool) {
+	for d != nil {
+		if t, ok := d.(T); ok {
+			return t, true
+		}
+		w, ok := d.(interface{ Unwrap() Device })
+		if !ok {
+			break
+		}
+		d = w.Unwrap()
+	}
+	var none T
+	return none, false
+}
