@@ -340,8 +340,9 @@ neighbours:
 		t.Errorf("stop: %v", err)
 	}
 	hear("sitewire stop", string(out))
+	// What is left makes keys of its own, or has a lab's, which are public by design.
 	for _, c := range newRoot(newApp()).Commands() {
-		if elsewhere := []string{"demo", "genkey", "genpsk", "pubkey", "help", "completion"}; !ran[c.Name()] && !slices.Contains(elsewhere, c.Name()) {
+		if elsewhere := []string{"demo", "lab", "genkey", "genpsk", "pubkey", "help", "completion"}; !ran[c.Name()] && !slices.Contains(elsewhere, c.Name()) {
 			t.Errorf("sitewire %s was not looked at", c.Name())
 		}
 	}
