@@ -4,6 +4,9 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"slices"
+	"strconv"
+	"time"
 )
 
 // builder makes a Network. Addresses follow from numbers, so that they can be read: site 7 has the LAN 10.7.0.0/24 and fd00:7::/64 with
@@ -45,6 +48,27 @@ func (b *builder) uplink(n, internet *Node) netip.Addr {
 		Route{netip.MustParsePrefix("0.0.0.0/0"), host(net4, 1)},
 		Route{netip.MustParsePrefix("::/0"), host(net6, 1)})
 	return host(net4, 2)
+}
+
+// line joins two routers by a line of their own, which has the place of an uplink, and returns their outer addresses.
+func (b *builder) line(x, y *Node) (netip.Addr, netip.Addr) {
+	b.uplinks++
+	net4, net6 := uplink4(b.uplinks), uplink6(b.uplinks)
+	b.cable(x, both(net4, net6, 1), y, both(net4, net6, 2))
+	return host(net4, 1), host(net4, 2)
+}
+
+// outage adds the scenario of a network without a second way: a node is cut off for longer than any timer of its neighbours, and comes
+// back.
+func (b *builder) outage(n *Node, from, to string) {
+	b.Scenarios = append(b.Scenarios, &Scenario{
+		Name: n.Name + " is cut off for 20 s", Cut: b.uplinksOf(n), Outage: 20 * time.Second, From: b.Node(from), To: b.Node(to), Within: 15 * time.Second,
+	})
+}
+
+// uplinksOf are the cables that lead out of the node's site.
+func (b *builder) uplinksOf(n *Node) []*Link {
+	return slices.DeleteFunc(b.LinksOf(n), func(l *Link) bool { return l.A.Node.Site == l.B.Node.Site })
 }
 
 // lan gives a router a LAN with a host, and has the router announce it.
@@ -101,7 +125,13 @@ func lan4(number int) netip.Prefix {
 }
 
 func lan6(number int) netip.Prefix {
-	return prefix6([8]uint16{0xfd00, uint16(number)}, 64)
+	return prefix6([8]uint16{0xfd00, readable(number)}, 64)
+}
+
+// readable is the part of an IPv6 address that is written as a number is: 17 is 0x17.
+func readable(number int) uint16 {
+	n, _ := strconv.ParseUint(strconv.Itoa(number), 16, 16) // digits only, and few
+	return uint16(n)
 }
 
 func uplink4(number int) netip.Prefix {
@@ -109,7 +139,7 @@ func uplink4(number int) netip.Prefix {
 }
 
 func uplink6(number int) netip.Prefix {
-	return prefix6([8]uint16{0x2001, 0xdb8, uint16(number)}, 64)
+	return prefix6([8]uint16{0x2001, 0xdb8, readable(number)}, 64)
 }
 
 func prefix6(words [8]uint16, bits int) netip.Prefix {

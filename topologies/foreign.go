@@ -3,6 +3,7 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -12,6 +13,12 @@ const (
 	keepalive = 3
 )
 
+// BFD's interval in milliseconds, and how many packets may be missing.
+const (
+	bfdInterval   = 300
+	bfdMultiplier = 5
+)
+
 // bgpLink is a BGP session as one end sees it, in a tunnel or on a cable.
 type bgpLink struct {
 	name          string // of the other node
@@ -19,6 +26,7 @@ type bgpLink struct {
 	local, remote netip.Addr
 	remoteASN     uint32
 	ipv4, ipv6    bool
+	bfd           bool
 	// extended: IPv4 routes have IPv6 next hops; if not, and the session is over IPv6, they have nextHop.
 	extended bool
 	nextHop  netip.Addr
@@ -32,7 +40,7 @@ func (w *Network) bgpLinks(n *Node) []bgpLink {
 		if t := w.TunnelOf(own); t.BGP() {
 			out = append(out, bgpLink{
 				name: own.Peer, device: own.Device, local: own.Inner, remote: other.Inner, remoteASN: other.Node.ASN,
-				ipv4: true, ipv6: true, extended: !t.NoExtendedNextHop, nextHop: own.Inner4,
+				ipv4: true, ipv6: true, bfd: t.BFD, extended: !t.NoExtendedNextHop, nextHop: own.Inner4,
 			})
 		}
 	}
@@ -40,6 +48,7 @@ func (w *Network) bgpLinks(n *Node) []bgpLink {
 		for _, v6 := range []bool{false, true} {
 			out = append(out, bgpLink{
 				name: s.other.Node.Name, local: s.own.Addr(v6), remote: s.other.Addr(v6), remoteASN: s.other.Node.ASN, ipv4: !v6, ipv6: v6,
+				bfd: s.bfd,
 			})
 		}
 	}
@@ -65,7 +74,11 @@ func (w *Network) BIRDConfig(n *Node) string {
 	}
 	p("\nprotocol device { scan time 5; }\nprotocol direct { ipv4; ipv6; interface \"eth*\"; }\n")
 	p("protocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n")
-	for _, l := range w.bgpLinks(n) {
+	links := w.bgpLinks(n)
+	if slices.ContainsFunc(links, func(l bgpLink) bool { return l.bfd }) {
+		p("protocol bfd { interface \"*\" { interval %d ms; multiplier %d; }; }\n", bfdInterval, bfdMultiplier)
+	}
+	for _, l := range links {
 		remote, name := l.remote.String(), protocolName(l.name)
 		if l.device != "" && l.remote.IsLinkLocalUnicast() {
 			remote += "%'" + l.device + "'"
@@ -75,6 +88,9 @@ func (w *Network) BIRDConfig(n *Node) string {
 		}
 		p("\nprotocol bgp %s {\n  local %s as %d;\n  neighbor %s as %d;\n", name, l.local, n.ASN, remote, l.remoteASN)
 		p("  hold time %d; keepalive time %d; connect delay time 1; connect retry time 2; error wait time 1, 5;\n", holdTime, keepalive)
+		if l.bfd {
+			p("  bfd on;\n")
+		}
 		if l.ipv4 {
 			p("  ipv4 { import all; export filter announce_ipv4;")
 			switch {

@@ -3,6 +3,7 @@ package topologies
 import (
 	"fmt"
 	"net/netip"
+	"time"
 )
 
 // hubSpoke is a hub with spokes on one shared device.
@@ -20,6 +21,7 @@ func hubSpoke(sites int) *Network {
 		b.uplink(spoke, internet)
 		b.tunnel(End{Node: hub, Address: outer, Policy: "hub"}, End{Node: spoke, Policy: "branch"})
 	}
+	b.outage(hub, "spoke1-host", "hub-host")
 	b.Try = []Try{
 		{"All spokes at a glance", "sitewire peers", ""},
 		{"Which spoke gets packets for this address, and why?", "sitewire explain 10.2.0.10", ""},
@@ -30,9 +32,10 @@ func hubSpoke(sites int) *Network {
 // dualHub is a headquarters with two hubs, and branches with two uplinks, one towards each hub.
 func dualHub(sites int) *Network {
 	b := newNetwork("dual-hub", "two hubs, and branches with two uplinks",
-		"Each branch has a tunnel to either hub over an internet of its own. When an uplink, a provider or a hub dies, the other one "+
-			"takes over. The hubs and the core router behind them speak BGP on the LAN. Branches announce only what is theirs, so that none "+
-			"becomes transit between the hubs.")
+		"Each branch has a tunnel to either hub, each over a provider of its own. The first hub is the first choice in both directions: "+
+			"branches give what the second one announces a lower preference, and announce themselves there with a longer path. When an uplink, a provider or a "+
+			"hub dies, BFD notices within 1.5 s and the other one takes over. The hubs and the core router behind them speak BGP on the LAN. "+
+			"Branches announce only what is theirs, so that none becomes transit between the hubs.")
 	ispA, ispB := b.node("isp-a", Router, ""), b.node("isp-b", Router, "")
 	core := b.node("core", BIRD, "hq")
 	core.ASN = 4200000100
@@ -47,7 +50,7 @@ func dualHub(sites int) *Network {
 		l := b.cable(h, both(net4, net6, 1), core, both(net4, net6, 2))
 		h.RouterID = host(net4, 1)
 		h.Announce = []netip.Prefix{net4, net6}
-		b.Sessions = append(b.Sessions, &Session{A: l.A, B: l.B, PolicyA: "lan"})
+		b.Sessions = append(b.Sessions, &Session{A: l.A, B: l.B, PolicyA: "lan", BFD: true})
 		hubs[i] = h
 	}
 	for i := range sites {
@@ -58,9 +61,17 @@ func dualHub(sites int) *Network {
 		b.uplink(br, ispB)
 		via := br.Routes[len(routes)].Via
 		br.Routes = append(routes, Route{netip.PrefixFrom(outer[1], 32), via})
+		br.Policies = []Policy{{Name: "second", Extends: "branch", LocalPref: 50, Prepend: 1}}
 		for j, h := range hubs {
-			b.tunnel(End{Node: h, Address: outer[j], Policy: "hub"}, End{Node: br, Policy: "branch"})
+			policy := [...]string{"branch", "second"}[j]
+			b.tunnel(End{Node: h, Address: outer[j], Policy: "hub"}, End{Node: br, Policy: policy}).BFD = true
 		}
+	}
+	from, to := b.Node("branch1-host"), b.Node("hq-host")
+	b.Scenarios = []*Scenario{
+		{Name: "branch1 loses its uplink to provider A", Cut: b.uplinksOf(b.Node("branch1"))[:1], From: from, To: to, Within: 5 * time.Second},
+		{Name: "provider A dies", Cut: b.LinksOf(ispA), From: from, To: to, Within: 5 * time.Second},
+		{Name: "hub1 dies", Cut: b.LinksOf(hubs[0]), From: from, To: to, Within: 5 * time.Second},
 	}
 	return b.Network
 }

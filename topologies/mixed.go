@@ -27,6 +27,7 @@ func lanCore(int) *Network {
 		gateways[i], outer[i] = g, b.uplink(g, internet)
 	}
 	b.tunnel(End{Node: gateways[0], Address: outer[0], Policy: "full"}, End{Node: gateways[1], Address: outer[1], Policy: "full"})
+	b.outage(gateways[1], "fra-host", "nyc-host")
 	return b.Network
 }
 
@@ -52,7 +53,9 @@ func mixed(int) *Network {
 	for _, p := range store.Announce {
 		allowed = append(allowed, p.String())
 	}
-	b.tunnel(End{Node: hq, Address: outer, AllowedIPs: allowed}, End{Node: store, Address: netip.Addr{}})
+	b.tunnel(End{Node: hq, Address: outer, AllowedIPs: allowed}, End{Node: store})
+	b.outage(hq, "store-host", "hq-host")
+	b.renumber(branch, internet, "hq-host", "branch-host")
 	return b.Network
 }
 
@@ -88,6 +91,7 @@ func dn42(int) *Network {
 	x.Inner4, y.Inner4 = addr("172.20.2.1"), addr("172.20.4.1")
 	b.tunnel(x, y).NoExtendedNextHop = true
 	b.tunnel(end(ams, amsOuter, "fe80::3"), end(osl, oslOuter, "fe80::4"))
+	b.outage(nyc, "par-host", "fra-host")
 	return b.Network
 }
 

@@ -23,6 +23,8 @@ type Network struct {
 	Links        []*Link
 	Tunnels      []*Tunnel
 	Sessions     []*Session
+	// Scenarios are what may go wrong in the running lab, and what must hold then.
+	Scenarios []*Scenario
 	// Try are things to do in the running lab, in order.
 	Try []Try
 }
@@ -60,6 +62,8 @@ type Node struct {
 	Device string
 	// Routes are the node's static routes.
 	Routes []Route
+	// Policies are those of a gateway, besides the built-in ones.
+	Policies []Policy
 	// How many there are so far; for the builder.
 	ports   int
 	tunnels uint16
@@ -69,6 +73,13 @@ type Node struct {
 type Route struct {
 	Prefix netip.Prefix
 	Via    netip.Addr
+}
+
+// Policy makes what a built-in policy lets pass a second choice, or a first one.
+type Policy struct {
+	Name, Extends string
+	// LocalPref of what comes in (100 without a policy), and how often the ASN is prepended to what goes out; 0 leaves things alone.
+	LocalPref, Prepend int
 }
 
 // Forwards tells whether the node passes packets on.
@@ -105,6 +116,8 @@ type Tunnel struct {
 	A, B End
 	// NoExtendedNextHop says that IPv4 routes have IPv4 next hops (no RFC 8950), so the ends need IPv4 addresses in the tunnel.
 	NoExtendedNextHop bool
+	// BFD watches the tunnel.
+	BFD bool
 }
 
 // End is one end of a tunnel.
@@ -137,6 +150,8 @@ type Session struct {
 	A, B Port
 	// PolicyA and PolicyB are the ends' policies towards each other; for gateways.
 	PolicyA, PolicyB string
+	// BFD watches the cable.
+	BFD bool
 }
 
 // Ports yields the node's ports in order.

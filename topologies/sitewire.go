@@ -33,13 +33,32 @@ func (w *Network) SitewireConfig(n *Node) string {
 		for _, s := range sessions {
 			// A session for each family: routers on a LAN often have no extended next hop.
 			for _, v6 := range []bool{false, true} {
-				p("  %s-%s: { address: %s, asn: %d, policy: %s, families: [%[2]s] }\n", s.other.Node.Name, family(v6), s.other.Addr(v6),
-					s.other.Node.ASN, s.policy)
+				more := ""
+				if s.bfd {
+					more = ", bfd: " + bfd
+				}
+				p("  %s-%s: { address: %s, asn: %d, policy: %s, families: [%[2]s]%[6]s }\n", s.other.Node.Name, family(v6), s.other.Addr(v6),
+					s.other.Node.ASN, s.policy, more)
+			}
+		}
+	}
+	if len(n.Policies) > 0 {
+		p("policies:\n")
+		for _, x := range n.Policies {
+			p("  %s:\n    extends: %s\n", x.Name, x.Extends)
+			if x.LocalPref != 0 {
+				p("    import: [{ name: preference, action: next, set: { local_pref: %d } }]\n", x.LocalPref)
+			}
+			if x.Prepend != 0 {
+				p("    export: [{ name: preference, action: next, set: { prepend: %d } }]\n", x.Prepend)
 			}
 		}
 	}
 	return b.String()
 }
+
+// bfd is BFD as labs have it: silence is noticed within 1.5 s. Networks whose machines do nothing else have shorter intervals.
+var bfd = fmt.Sprintf("{ interval: %dms, multiplier: %d }", bfdInterval, bfdMultiplier)
 
 func (w *Network) sitewirePeer(p func(string, ...any), own, other *End) {
 	p("  %s:\n    public_key: %s\n", own.Peer, Key(w.Name, other.Node.Name).Public())
@@ -70,8 +89,15 @@ func (w *Network) sitewirePeer(p func(string, ...any), own, other *End) {
 	}
 	if other.Node.ASN != 0 {
 		p("    asn: %d\n    policy: %s\n", other.Node.ASN, own.Policy)
+		var bgp []string
 		if w.TunnelOf(own).NoExtendedNextHop {
-			p("    bgp: { extended_next_hop: off }\n")
+			bgp = append(bgp, "extended_next_hop: off")
+		}
+		if w.TunnelOf(own).BFD {
+			bgp = append(bgp, "bfd: "+bfd)
+		}
+		if bgp != nil {
+			p("    bgp: { %s }\n", strings.Join(bgp, ", "))
 		}
 	}
 }
@@ -92,16 +118,17 @@ func (w *Network) source(n *Node, ipv6 bool) netip.Addr {
 type lanSession struct {
 	own, other Port
 	policy     string
+	bfd        bool
 }
 
 func (w *Network) sessionsOf(n *Node) []lanSession {
 	var out []lanSession
 	for _, s := range w.Sessions {
 		if s.A.Node == n {
-			out = append(out, lanSession{s.A, s.B, s.PolicyA})
+			out = append(out, lanSession{s.A, s.B, s.PolicyA, s.BFD})
 		}
 		if s.B.Node == n {
-			out = append(out, lanSession{s.B, s.A, s.PolicyB})
+			out = append(out, lanSession{s.B, s.A, s.PolicyB, s.BFD})
 		}
 	}
 	return out

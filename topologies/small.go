@@ -1,5 +1,7 @@
 package topologies
 
+import "time"
+
 // pair is the smallest network: two sites and the internet between them.
 func pair(int) *Network {
 	b := newNetwork("pair", "two sites, one tunnel",
@@ -8,6 +10,7 @@ func pair(int) *Network {
 	internet := b.node("internet", Router, "")
 	fra, nyc := b.site("fra", Gateway, 1), b.site("nyc", Gateway, 2)
 	b.tunnel(End{Node: fra, Address: b.uplink(fra, internet), Policy: "branch"}, End{Node: nyc, Address: b.uplink(nyc, internet), Policy: "branch"})
+	b.outage(nyc, "fra-host", "nyc-host")
 	b.Try = []Try{
 		{"Who are the peers?", "sitewire peers", ""},
 		{"How does a packet get to the other LAN?", "sitewire explain 10.2.0.10", ""},
@@ -17,15 +20,16 @@ func pair(int) *Network {
 
 // triangle is a full mesh of three sites.
 func triangle(int) *Network {
-	b := newNetwork("triangle", "three sites, a tunnel between each two",
-		"Each site reaches each other one directly, and over the third when the direct path is cut: each announces what it learned from "+
-			"the others, and BGP's path length prefers the direct path.")
-	internet := b.node("internet", Router, "")
+	b := newNetwork("triangle", "three sites, a line and a tunnel between each two",
+		"Each site reaches each other one directly, and over the third when the line between them is cut: each announces what it learned "+
+			"from the others, and BGP prefers the shorter path. BFD notices a dead line within 1.5 s, where BGP alone would take its hold time.")
 	fra, nyc, sin := b.site("fra", Gateway, 1), b.site("nyc", Gateway, 2), b.site("sin", Gateway, 3)
-	x, y, z := b.uplink(fra, internet), b.uplink(nyc, internet), b.uplink(sin, internet)
-	full := func(n *Node, e End) End { e.Node, e.Policy = n, "full"; return e }
-	b.tunnel(full(fra, End{Address: x}), full(nyc, End{Address: y}))
-	b.tunnel(full(nyc, End{Address: y}), full(sin, End{Address: z}))
-	b.tunnel(full(sin, End{Address: z}), full(fra, End{Address: x}))
+	for _, pair := range [][2]*Node{{fra, nyc}, {nyc, sin}, {sin, fra}} {
+		x, y := b.line(pair[0], pair[1])
+		b.tunnel(End{Node: pair[0], Address: x, Policy: "full"}, End{Node: pair[1], Address: y, Policy: "full"}).BFD = true
+	}
+	b.Scenarios = []*Scenario{{
+		Name: "the line between fra and nyc is cut", Cut: b.Links[3:4], From: b.Node("fra-host"), To: b.Node("nyc-host"), Within: 5 * time.Second,
+	}}
 	return b.Network
 }

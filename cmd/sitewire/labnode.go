@@ -34,7 +34,8 @@ func newLabRun() *cobra.Command {
 const plugTime = 30 * time.Second
 
 func newLabLink() *cobra.Command {
-	return &cobra.Command{
+	var only bool
+	cmd := &cobra.Command{
 		Use:   "link INTERFACE ADDRESS/LENGTH...",
 		Short: "In a container: set an interface up and give it addresses, as `ip` does",
 		Args:  cobra.MinimumNArgs(1),
@@ -59,9 +60,14 @@ func newLabLink() *cobra.Command {
 			if err := n.Up(args[0]); err != nil {
 				return err
 			}
+			if only {
+				return n.OnlyAddr(args[0], addresses...)
+			}
 			return n.Addr(args[0], addresses...)
 		},
 	}
+	cmd.Flags().BoolVar(&only, "only", false, "take all other addresses but link-local ones off")
+	return cmd
 }
 
 func newLabRoute() *cobra.Command {

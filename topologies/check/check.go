@@ -45,20 +45,29 @@ const (
 	every  = 200 * time.Millisecond
 )
 
+// check is an assertion: it says how much it looked at.
+type check struct {
+	name string
+	run  func(context.Context, Runner) (string, error)
+}
+
+// settled is what holds whenever nothing is broken, whatever was before.
+var settled = []check{
+	{"every BGP session is established", Sessions},
+	{"every host reaches every other host, IPv4 and IPv6", Reachability},
+	{"BGP, kernel and WireGuard agree on every gateway", Agreement},
+}
+
 // Common checks what holds in every lab: all BGP sessions are established, every host reaches every other one in both families, every
 // gateway's routes agree with the kernel and with the allowed-IPs, and every gateway calls itself healthy. It stops at the first that
 // does not hold until ctx ends.
 func Common(ctx context.Context, r Runner) []Result {
+	return all(ctx, r, append(slices.Clone(settled), check{"every gateway is healthy", Health}))
+}
+
+func all(ctx context.Context, r Runner, checks []check) []Result {
 	var out []Result
-	for _, c := range []struct {
-		name string
-		run  func(context.Context, Runner) (string, error)
-	}{
-		{"every BGP session is established", Sessions},
-		{"every host reaches every other host, IPv4 and IPv6", Reachability},
-		{"BGP, kernel and WireGuard agree on every gateway", Agreement},
-		{"every gateway is healthy", Health},
-	} {
+	for _, c := range checks {
 		start := time.Now()
 		detail, err := until(ctx, func() (string, error) { return c.run(ctx, r) })
 		out = append(out, Result{c.name, detail, time.Since(start), err})

@@ -90,9 +90,6 @@ func start(t *testing.T, w *topologies.Network) (*Lab, time.Duration) {
 	return l, time.Since(began)
 }
 
-// patience is how long all may take to hold on a machine that is busy with other tests.
-const patience = 2 * time.Minute
-
 // verify logs results and fails for what does not hold.
 func verify(t *testing.T, results []check.Result) {
 	t.Helper()
@@ -105,7 +102,7 @@ func verify(t *testing.T, results []check.Result) {
 	}
 }
 
-// TestNetworks: every network comes up in its usual size, and what every lab must pass holds.
+// TestNetworks: every network comes up in its usual size, what every lab must pass holds, and so does what the network says of failures.
 func TestNetworks(t *testing.T) {
 	for _, e := range topologies.Entries() {
 		t.Run(e.Name, func(t *testing.T) {
@@ -115,11 +112,22 @@ func TestNetworks(t *testing.T) {
 			}
 			l, up := start(t, w)
 			t.Logf("%6.1f s  %d nodes run", up.Seconds(), len(w.Nodes))
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
-			defer cancel()
-			verify(t, check.Common(ctx, l))
+			verify(t, check.Common(patient(t), l))
+			if testing.Short() {
+				return // outages take their time
+			}
+			for _, s := range w.Scenarios {
+				verify(t, []check.Result{check.Failover(patient(t), l, s)})
+			}
 		})
 	}
+}
+
+// patient is a context that gives everything time to hold, on a machine that is busy with other tests.
+func patient(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	t.Cleanup(cancel)
+	return ctx
 }
 
 // TestHundredSites: a hub with a hundred spokes comes up on one machine and passes what every lab must pass.

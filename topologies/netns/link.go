@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -189,6 +190,30 @@ func (n *NS) change(dev, what string, f func(netlink.Link) error) error {
 // Addr adds addresses to a device. An address that is there already is not an error.
 func (n *NS) Addr(dev string, addrs ...netip.Prefix) error {
 	return n.eachAddr(dev, "add", os.ErrExist, n.nl.AddrReplace, addrs)
+}
+
+// OnlyAddr gives a device these addresses and no others but link-local ones.
+func (n *NS) OnlyAddr(dev string, addrs ...netip.Prefix) error {
+	l, err := n.link(dev)
+	if err != nil {
+		return err
+	}
+	have, err := n.nl.AddrList(l, netlink.FAMILY_ALL)
+	if err != nil {
+		return fmt.Errorf("addresses of %s/%s: %w", n, dev, err)
+	}
+	var old []netip.Prefix
+	for _, a := range have {
+		ip, _ := netip.AddrFromSlice(a.IP) // the kernel's are four or sixteen bytes
+		bits, _ := a.Mask.Size()
+		if p := netip.PrefixFrom(ip.Unmap(), bits); !p.Addr().IsLinkLocalUnicast() && !slices.Contains(addrs, p) {
+			old = append(old, p)
+		}
+	}
+	if err := n.Addr(dev, addrs...); err != nil {
+		return err
+	}
+	return n.DelAddr(dev, old...)
 }
 
 // DelAddr removes addresses from a device. An address that is not there is not an error.
