@@ -21,7 +21,9 @@ type observed struct {
 	*testing.T
 	lab   *demoLab
 	start time.Time
-	asked map[string]bool // expressions, by where they are
+	// settled is when nothing was pending for the first time.
+	settled time.Time
+	asked   map[string]bool // expressions, by where they are
 }
 
 // TestObserve looks at three sites through a real Prometheus with the rules as they are shipped: which alerts fire when a tunnel is cut,
@@ -181,17 +183,23 @@ func (o *observed) alerts(state string) (map[alert]bool, error) {
 	return all, nil
 }
 
-// quiet: nobody is called while all is well, nor about to be.
+// quiet: nobody is called while all is well, nor, once what was not up yet at the first looks has been seen to be up, about to be.
 func (o *observed) quiet() {
-	for _, state := range []string{"firing", "pending"} {
-		got, err := o.alerts(state)
-		if err != nil {
-			o.Fatal(err)
+	o.until(time.Minute, "nothing to wait for", func() error {
+		got, err := o.alerts("pending")
+		if err == nil && len(got) > 0 {
+			err = fmt.Errorf("pending: %v", slices.Collect(maps.Keys(got)))
 		}
-		if len(got) > 0 {
-			o.Errorf("all is well, and %s: %v", state, slices.Collect(maps.Keys(got)))
-		}
+		return err
+	})
+	got, err := o.alerts("firing")
+	if err != nil {
+		o.Fatal(err)
 	}
+	if len(got) > 0 {
+		o.Errorf("all is well, and firing: %v", slices.Collect(maps.Keys(got)))
+	}
+	o.settled = time.Now()
 }
 
 // cutTunnel makes a path drop everything, silently, until all alerts that are due fire, and mends it: they clear. It returns those.
@@ -266,11 +274,16 @@ func (o *observed) noOthers(want map[alert]bool) {
 	}
 }
 
-// everSince returns what has been in one of the states since the lab began, by the first of the states that it was in.
+// everSince returns what has been in one of the states since the lab began, or since it was quiet for those that are pending, by the
+// first of the states that it was in.
 func (o *observed) everSince(states ...string) map[alert]string {
 	all := map[alert]string{}
 	for _, state := range slices.Backward(states) {
-		for _, s := range o.query(fmt.Sprintf(`max by (alertname, instance, peer, site) (max_over_time(ALERTS{alertstate=%q}[1h]))`, state)) {
+		window := time.Hour
+		if state == "pending" {
+			window = time.Since(o.settled).Truncate(time.Second)
+		}
+		for _, s := range o.query(fmt.Sprintf(`max by (alertname, instance, peer, site) (max_over_time(ALERTS{alertstate=%q}[%ds]))`, state, int(window.Seconds()))) {
 			all[alertOf(s.Metric)] = state
 		}
 	}

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/icmp"
@@ -43,13 +44,26 @@ func Ping(ctx context.Context, from *NS, src, dst netip.Addr, o PingOpts) (sent,
 	if err != nil {
 		return 0, 0, err
 	}
-	pause := time.NewTimer(time.Duration(o.Count-1)*o.Interval + o.Timeout)
-	defer pause.Stop()
-	select {
-	case <-f.Complete():
-	case <-pause.C:
-	case <-ctx.Done():
-		err = context.Cause(ctx)
+	// The time runs from the last request on: on a busy machine sending takes longer than it should.
+	all := make(chan struct{})
+	go func() {
+		f.sender.Wait()
+		close(all)
+	}()
+	var pause <-chan time.Time
+wait:
+	for {
+		select {
+		case <-f.Complete():
+			break wait
+		case <-all:
+			all, pause = nil, time.After(o.Timeout)
+		case <-pause:
+			break wait
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+			break wait
+		}
 	}
 	r := f.Stop(0)[0]
 	if err == nil && r.Refused == r.Sent {
@@ -94,28 +108,42 @@ func (n *NS) openWire(v6 bool, src netip.Addr, port uint16) (*wire, error) {
 	if err != nil {
 		return nil, err
 	}
+	listen := net.ListenConfig{Control: roomy}
 	err = n.Do(func() (err error) {
 		if port != 0 {
-			w.conn, err = net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
+			w.conn, err = listen.ListenPacket(context.Background(), "udp", netip.AddrPortFrom(local, 0).String())
 			return err
 		}
-		c, err := icmp.ListenPacket(network, local.String())
-		if err != nil {
+		if w.conn, err = listen.ListenPacket(context.Background(), network, local.String()); err != nil {
 			return err
 		}
-		w.conn = c
 		if v6 {
 			var only ipv6.ICMPFilter
 			only.SetAll(true)
 			only.Accept(ipv6.ICMPTypeEchoReply)
-			return c.IPv6PacketConn().SetICMPFilter(&only)
+			return ipv6.NewPacketConn(w.conn).SetICMPFilter(&only)
 		}
-		return nil
+		var only ipv4.ICMPFilter
+		only.SetAll(true)
+		only.Accept(ipv4.ICMPTypeEchoReply)
+		return ipv4.NewPacketConn(w.conn).SetICMPFilter(&only)
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open socket in %s: %w", n, err)
 	}
 	return w, nil
+}
+
+// roomy gives a socket room for the answers of seconds: a test that is not run for a while must not count its own queue's overflow as a
+// loss of the network.
+func roomy(_, _ string, c syscall.RawConn) error {
+	const room = 8 << 20 // bytes
+	return c.Control(func(fd uintptr) {
+		// Beyond the machine's limit needs a privilege that user namespaces do not give; then the limit has to do.
+		if unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, room) != nil {
+			_ = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RCVBUF, room)
+		}
+	})
 }
 
 // numericZone turns an interface name after the % into its index in this namespace: package net would look the name up
