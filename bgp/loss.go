@@ -11,7 +11,10 @@ import (
 // where the session was lost before, a restart was waited for, in vain.
 func (v *view) losing(n *neighbour, at time.Time) {
 	kind := routes.LossUnknown
-	if n.state != Established {
+	switch {
+	case n.cfg.Disabled:
+		kind = routes.LossAdmin
+	case n.state != Established:
 		kind = routes.LossHoldTimer
 	}
 	if n.lostAt.IsZero() {

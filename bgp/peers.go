@@ -31,11 +31,14 @@ type peer struct {
 	// waitUntil is how long the neighbour has the first turn to dial; mustDial says that it did not use it.
 	waitUntil time.Time
 	mustDial  bool
+	// parting is until when the session has time to end by itself, after GoBGP was asked to tell the neighbour.
+	parting time.Time
 }
 
 // sessionKey is the part of a neighbour's configuration that its session depends on.
 func sessionKey(n Neighbour) Neighbour {
 	n.Policy, n.ExtendedNextHop, n.Peer, n.Name, n.BFD = nil, ENHAuto, "", "", BFD{}
+	n.Disabled = false
 	n.LocalIPv4, n.RemoteIPv4, n.LocalIPv6, n.RemoteIPv6 = netip.Addr{}, netip.Addr{}, netip.Addr{}, netip.Addr{}
 	return n
 }
@@ -47,7 +50,7 @@ func (v *view) wanted() map[netip.Addr]Neighbour {
 	if v.want == nil {
 		v.want = make(map[netip.Addr]Neighbour, len(v.order))
 		for _, n := range v.order {
-			if v.lives(n) {
+			if v.lives(n) && !n.cfg.Disabled {
 				v.want[n.cfg.Address] = n.cfg
 			}
 		}
@@ -93,6 +96,15 @@ func (l *loop) dropPeers() error {
 		age, fell := again[address]
 		life, failed := cut[address]
 		switch {
+		case !ok && l.disabled(address):
+			// First, so that the neighbour learns why; it would be told that it was deconfigured.
+			if err := l.part(address, p, now); err != nil {
+				errs = append(errs, err)
+			} else if now.Before(p.parting) && l.view.established(address) {
+				continue
+			}
+			errs = append(errs, l.drop(address, p, downAdmin))
+			p.tries, p.next = 0, time.Time{}
 		case !ok:
 			errs = append(errs, l.drop(address, p, downTunnel))
 			if !l.configured(address) {
@@ -100,6 +112,9 @@ func (l *loop) dropPeers() error {
 			} else {
 				p.tries, p.next = 0, time.Time{}
 			}
+		case !p.parting.IsZero(): // to run again, before it had ended
+			errs = append(errs, l.drop(address, p, downAdmin))
+			p.tries, p.next = 0, time.Time{}
 		case sessionKey(n) != p.key:
 			errs = append(errs, l.drop(address, p, downConfig))
 			delete(l.peers, address)
@@ -136,6 +151,34 @@ func (l *loop) dropPeers() error {
 	return errors.Join(errs...)
 }
 
+// partTime is how long a session may take to end after its neighbour was told.
+const partTime = time.Second
+
+// part has GoBGP tell the neighbour of an established session that it is shut down (RFC 4486; a neighbour that keeps routes over
+// NOTIFICATIONs gets a Hard Reset instead, RFC 8538). GoBGP keeps the message for the next session if there is none.
+func (l *loop) part(address netip.Addr, p *peer, now time.Time) error {
+	if !p.added || !p.parting.IsZero() || !l.view.established(address) {
+		return nil
+	}
+	p.parting = now.Add(partTime)
+	if err := l.timed(func() error {
+		return l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()})
+	}); err != nil {
+		return fmt.Errorf("neighbour %v: shut down: %w", address, err)
+	}
+	return nil
+}
+
+// disabled reports whether the neighbour with this address is configured, and not to run.
+func (l *loop) disabled(a netip.Addr) bool {
+	for i := range l.config.Neighbours {
+		if n := &l.config.Neighbours[i]; n.Address == a {
+			return n.Disabled
+		}
+	}
+	return false
+}
+
 func (l *loop) configured(a netip.Addr) bool {
 	for i := range l.config.Neighbours {
 		if l.config.Neighbours[i].Address == a {
@@ -150,7 +193,7 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 	if !p.added {
 		return nil
 	}
-	p.added = false
+	p.added, p.parting = false, time.Time{}
 	l.view.ended(address, why) // before, or GoBGP's own event could come first, without a reason
 	// GoBGP leaves the TCP MD5 key on its listeners when it deletes a peer, but not when it is told of another password.
 	if p.key.Password != "" && !l.password(address, p.key.Password) {
@@ -217,6 +260,9 @@ func (l *loop) reset(name string, soft bool) error {
 		return fmt.Errorf("bgp: there is no neighbour %q", name)
 	}
 	p := l.peers[n.cfg.Address]
+	if n.cfg.Disabled {
+		return fmt.Errorf("bgp: neighbour %s has no session: it is disabled, set enabled: true in its configuration and reload", name)
+	}
 	if p == nil || !p.added {
 		return fmt.Errorf("bgp: neighbour %s has no session: its tunnel is down", name)
 	}

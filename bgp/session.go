@@ -63,6 +63,7 @@ func newSession() session {
 // Reasons of downs that are ours; the others are GoBGP's disconnect reasons.
 const (
 	downTunnel = "tunnel_down"
+	downAdmin  = "admin_down"
 	downConfig = "configuration"
 	downReset  = "reset"
 	downBFD    = "bfd_down"
@@ -105,6 +106,9 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		}
 	case was == Established:
 		reason := strings.ToLower(strings.TrimPrefix(s.DisconnectReason.String(), "DISCONNECT_REASON_"))
+		if n.cfg.Disabled {
+			reason = downAdmin
+		}
 		n.fell(reason, s.DisconnectMessage, at)
 		v.lost(n, lossKind(reason, n.lastError), at)
 		// GoBGP now idles for 5 s and turns incoming connections away. A helper has to keep the neighbour, or the stale
@@ -253,7 +257,7 @@ func (v *view) snapshotLocked(now time.Time) *Snapshot {
 func (n *neighbour) snapshot() Session {
 	s := Session{
 		Name: n.cfg.Name, Peer: n.cfg.Peer, Tunnel: n.cfg.Peer != "", Address: n.cfg.Address, ASN: n.cfg.ASN,
-		RemoteRouterID: n.routerID, State: n.state, Since: n.since, EstablishedAt: n.establishedAt,
+		AdminDown: n.cfg.Disabled, RemoteRouterID: n.routerID, State: n.state, Since: n.since, EstablishedAt: n.establishedAt,
 		Establishments: n.establishments, Downs: maps.Clone(n.downs), LastDown: n.lastDown, LastError: n.lastError,
 		HoldTime: n.polled.holdTime, ExtendedNextHop: n.state == Established && n.enh, Warnings: n.warnings(),
 		Received: n.polled.received, Sent: n.polled.sent, OutQueue: n.polled.outQueue,
@@ -308,7 +312,11 @@ func parseNotification(message string) (direction, code string, ok bool) {
 	if m == nil {
 		return "", "", false
 	}
-	return m[1], notificationName(m[2], m[3]) + "/" + notificationName(m[4], m[5]), true
+	sub := notificationName(m[4], m[5])
+	if m[2] == "6" && sub == "9" {
+		sub = "Hard Reset" // RFC 8538 section 3; GoBGP has no name for it
+	}
+	return m[1], notificationName(m[2], m[3]) + "/" + sub, true
 }
 
 func notificationName(number, name string) string {

@@ -38,6 +38,8 @@ type Neighbour struct {
 	// LocalIPv6 and RemoteIPv6, likewise, where a session over IPv4 carries IPv6.
 	LocalIPv6, RemoteIPv6 netip.Addr
 	ASN                   uint32
+	// Disabled runs no session: the neighbour is listed, told of an administrative shutdown, and not connected to.
+	Disabled bool
 	// LocalASN to show to this neighbour; 0 is the speaker's.
 	LocalASN uint32
 	// Passive never dials. Port is the remote port to dial, 0 is 179.
@@ -177,13 +179,15 @@ type Messages struct {
 
 // Session is a snapshot of a neighbour's session.
 type Session struct {
-	Name           string            `json:"name"`
-	Peer           string            `json:"peer"` // the label: tunnel peer, or Name on the LAN
-	Tunnel         bool              `json:"tunnel"`
-	Address        netip.Addr        `json:"address"`
-	ASN            uint32            `json:"asn"`
-	RemoteRouterID netip.Addr        `json:"router_id,omitzero"`
-	State          State             `json:"state"`
+	Name           string     `json:"name"`
+	Peer           string     `json:"peer"` // the label: tunnel peer, or Name on the LAN
+	Tunnel         bool       `json:"tunnel"`
+	Address        netip.Addr `json:"address"`
+	ASN            uint32     `json:"asn"`
+	RemoteRouterID netip.Addr `json:"router_id,omitzero"`
+	State          State      `json:"state"`
+	// AdminDown says that the session is configured not to run.
+	AdminDown      bool              `json:"admin_down,omitempty"`
 	Since          time.Time         `json:"since"` // of the state
 	EstablishedAt  time.Time         `json:"established_at,omitzero"`
 	Establishments uint64            `json:"establishments"`

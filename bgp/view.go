@@ -204,6 +204,14 @@ func (v *view) setLiveness(name string, alive bool) {
 	v.wake()
 }
 
+// established reports whether the session with the neighbour at this address is.
+func (v *view) established(a netip.Addr) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.byAddr[a]
+	return n != nil && n.state == Established
+}
+
 // close makes callbacks be ignored: what GoBGP drops when it stops is not gone.
 func (v *view) close() {
 	v.mu.Lock()

@@ -364,7 +364,7 @@ func TestProblems(t *testing.T) {
 		}, s.Problems); diff != "" {
 			t.Error(diff)
 		}
-		if s.Health != "degraded" || s.Tunnels != (Tally{1, 3}) || s.Sessions != (Tally{1, 3}) || s.Routes["ipv4"] != 1 || !s.Synced || s.Pending != 0 {
+		if s.Health != "degraded" || s.Tunnels != (Tally{Up: 1, All: 3}) || s.Sessions != (Tally{Up: 1, All: 3}) || s.Routes["ipv4"] != 1 || !s.Synced || s.Pending != 0 {
 			t.Errorf("status %+v", s)
 		}
 
@@ -386,6 +386,12 @@ func TestProblems(t *testing.T) {
 		r.hear("wg-nyc", "nyc")
 		r.speaker.set(bgp.Session{Name: "core", Peer: "core", State: bgp.Established})
 		if s := r.gw.Status(); s.Health != "ok" || len(s.Problems) != 0 {
+			t.Errorf("status %+v", s)
+		}
+
+		// What an operator disabled is none.
+		r.speaker.set(bgp.Session{Name: "core", Peer: "core", State: bgp.Idle, AdminDown: true, LastError: "sent Cease/Administrative Shutdown", Warnings: []string{"no policy"}})
+		if s := r.gw.Status(); s.Health != "ok" || len(s.Problems) != 0 || s.Sessions != (Tally{Disabled: 1}) {
 			t.Errorf("status %+v", s)
 		}
 	})

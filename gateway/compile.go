@@ -116,13 +116,14 @@ func routesPolicy(c *config.Config) routes.Policy {
 		}
 		p.Peers = append(p.Peers, peer)
 		for _, s := range cp.Sessions {
-			p.Neighbours = append(p.Neighbours, routes.Neighbour{Name: s.Name, Peer: cp.Name, Families: families(s)})
+			p.Neighbours = append(p.Neighbours, routes.Neighbour{Name: s.Name, Peer: cp.Name, Families: families(s), Disabled: s.Disabled})
 		}
 	}
 	for _, n := range c.Neighbours {
 		p.Neighbours = append(p.Neighbours, routes.Neighbour{
 			Name:      n.Name,
 			Families:  families(n.Session),
+			Disabled:  n.Session.Disabled,
 			Recursive: n.Session.Multihop > 0 || n.Session.ASN == c.ASN,
 		})
 	}
@@ -186,7 +187,8 @@ func neighbour(s *config.Session) bgp.Neighbour {
 		LocalIPv4: s.LocalIPv4, RemoteIPv4: s.RemoteIPv4,
 		LocalIPv6: s.LocalIPv6, RemoteIPv6: s.RemoteIPv6,
 		ASN: s.ASN, LocalASN: s.LocalASN,
-		Passive: s.Passive, Port: s.Port,
+		Disabled: s.Disabled,
+		Passive:  s.Passive, Port: s.Port,
 		IPv4: s.IPv4, IPv6: s.IPv6,
 		Multihop: s.Multihop,
 		Password: s.Password.Reveal(),

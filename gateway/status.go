@@ -46,10 +46,11 @@ type ConfigInfo struct {
 	RestartRequired []string `json:"restart_required,omitempty"`
 }
 
-// Tally is how many of all are up.
+// Tally is how many of all are up. Those that are disabled are not among all.
 type Tally struct {
-	Up  int `json:"up"`
-	All int `json:"all"`
+	Up       int `json:"up"`
+	All      int `json:"all"`
+	Disabled int `json:"disabled,omitempty"`
 }
 
 // Problem is something that an operator should look at.

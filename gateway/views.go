@@ -29,7 +29,6 @@ func (g *Gateway) Status() Status {
 		Now:        time.Now(),
 		Config:     f.info,
 		Tunnels:    Tally{All: len(ts)},
-		Sessions:   Tally{All: len(speaker.Sessions)},
 		Routes:     byFamily(table.Installed.Routes),
 		Pending:    table.Pending,
 		Synced:     !table.Synced.IsZero() && table.Pending == 0,
@@ -43,9 +42,14 @@ func (g *Gateway) Status() Status {
 		}
 	}
 	for _, x := range speaker.Sessions {
-		if x.State == bgp.Established {
+		switch {
+		case x.AdminDown:
+			s.Sessions.Disabled++
+			continue
+		case x.State == bgp.Established:
 			s.Sessions.Up++
 		}
+		s.Sessions.All++
 	}
 	if len(s.Problems) > 0 {
 		s.Health = "degraded"
@@ -88,6 +92,9 @@ func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.S
 		}
 	}
 	for _, s := range speaker.Sessions {
+		if s.AdminDown {
+			continue
+		}
 		if s.State != bgp.Established {
 			if behind := s.Peer; !s.Tunnel || alive[behind] {
 				what := fmt.Sprintf("BGP session is %s", s.State)

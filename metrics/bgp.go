@@ -39,7 +39,7 @@ func newBGPMetrics(c *catalogue) *bgpMetrics {
 			"peer", "site", "neighbor", "remote_asn", "session_type", "peer_router_id", "tunnel"),
 		up:                    c.gauge("bgp_session_up", "1 while the session is Established.", "peer", "session"),
 		state:                 c.gauge("bgp_session_fsm_state", "State of the session as in BGP4-MIB: 1 idle, 2 connect, 3 active, 4 opensent, 5 openconfirm, 6 established.", "peer", "session"),
-		adminUp:               c.gauge("bgp_session_admin_up", "1 while the session is configured to run. A session that is taken out of the configuration has no series.", "peer", "session"),
+		adminUp:               c.gauge("bgp_session_admin_up", "1 while the session is configured to run, 0 while its configuration says enabled: false. A session that is taken out of the configuration has no series.", "peer", "session"),
 		established:           c.gauge("bgp_session_established_timestamp_seconds", "Unix time since which the session is Established; 0 while it is not.", "peer", "session"),
 		establishments:        c.counter("bgp_session_establishments_total", "Times that the session became Established.", "peer", "session"),
 		downs:                 c.counter("bgp_session_downs_total", "Times that the session left Established.", "peer", "session", "reason"),
@@ -115,7 +115,7 @@ func (b *bgpMetrics) session(e *emitter, x *bgp.Session) {
 	up := x.State == bgp.Established
 	e.flag(b.up, up, x.Peer, x.Name)
 	e.gauge(b.state, float64(x.State), x.Peer, x.Name)
-	e.flag(b.adminUp, true, x.Peer, x.Name) // the speaker lists what is configured, and nothing else disables a session
+	e.flag(b.adminUp, !x.AdminDown, x.Peer, x.Name)
 	var since time.Time
 	if up {
 		since = x.EstablishedAt

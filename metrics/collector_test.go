@@ -120,6 +120,26 @@ func TestSeriesFromTheStart(t *testing.T) {
 	}
 }
 
+// A session that is configured not to run says so, and is not up.
+func TestDisabledSession(t *testing.T) {
+	f := gateway()
+	for i := range f.bgp.Sessions {
+		if s := &f.bgp.Sessions[i]; s.Name == "nyc" {
+			s.State, s.AdminDown = bgp.Idle, true
+		}
+	}
+	text := exposition(t, f.collector(t))
+	for series, want := range map[string]string{
+		`sitewire_bgp_session_admin_up{peer="nyc",session="nyc"}`:   "0",
+		`sitewire_bgp_session_up{peer="nyc",session="nyc"}`:         "0",
+		`sitewire_bgp_session_admin_up{peer="core",session="core"}`: "1",
+	} {
+		if got := sample(t, text, series); got != want {
+			t.Errorf("%s is %s, want %s", series, got, want)
+		}
+	}
+}
+
 // Each state of a tunnel: a stale one is not down, since nothing was expected of it.
 func TestTunnelUp(t *testing.T) {
 	text := exposition(t, gateway().collector(t))

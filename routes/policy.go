@@ -51,6 +51,8 @@ type Neighbour struct {
 	Recursive bool
 	// Families that the session carries: the first sync waits for End-of-RIB in each of them. Empty is both.
 	Families []Family
+	// Disabled says that there is no session: the first sync does not wait for it.
+	Disabled bool
 }
 
 // Policy is what the configuration says of routes. Immutable once handed over.

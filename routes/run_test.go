@@ -71,6 +71,20 @@ func TestAdoptAndSweep(t *testing.T) {
 		if got := b.syncer.Snapshot().Awaiting; !slices.Equal(got, []string{"neighbour ams"}) {
 			t.Errorf("awaiting %q", got)
 		}
+		p.Neighbours = slices.Clone(p.Neighbours)
+		for i := range p.Neighbours {
+			p.Neighbours[i].Disabled = p.Neighbours[i].Name == "ams"
+		}
+		b.policy(p)
+		b.settle()
+		if got := b.syncer.Snapshot().Awaiting; len(got) > 0 {
+			t.Errorf("awaiting %q, of which nothing will come", got)
+		}
+		p.Neighbours = slices.Clone(p.Neighbours)
+		for i := range p.Neighbours {
+			p.Neighbours[i].Disabled = false
+		}
+		b.policy(p)
 		b.feed.PutEndOfRIB("ams", routes.IPv6, 1)
 		time.Sleep(1100 * time.Millisecond)
 		b.settle()

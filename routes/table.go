@@ -222,6 +222,9 @@ func (t *Table) applyGone(n *neighbour, now time.Time) {
 func (t *Table) Awaiting() []string {
 	var out []string
 	for _, n := range t.rules.policy.Neighbours {
+		if n.Disabled {
+			continue
+		}
 		families := n.Families
 		if len(families) == 0 {
 			families = []Family{IPv4, IPv6}

@@ -46,9 +46,9 @@ type Options struct {
 	// ExtendedNextHop announces IPv4 with IPv6 next hops (RFC 8950).
 	ExtendedNextHop bool
 	// GracefulRestart announces RFC 4724 with this restart time in seconds; Restarting sets the restart bit. The
-	// forwarding state is always said to be kept.
-	GracefulRestart uint16
-	Restarting      bool
+	// forwarding state is always said to be kept. RestartNotification sets the N bit of RFC 8538.
+	GracefulRestart                 uint16
+	Restarting, RestartNotification bool
 }
 
 // Peer is an established session.
@@ -161,6 +161,9 @@ func (o Options) Open() []byte {
 		value := binary.BigEndian.AppendUint16(nil, o.GracefulRestart&0x0fff)
 		if o.Restarting {
 			value[0] |= 0x80
+		}
+		if o.RestartNotification {
+			value[0] |= 0x40
 		}
 		if o.IPv4 {
 			value = append(value, 0, 1, 1, 0x80)

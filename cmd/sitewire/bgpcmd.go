@@ -76,11 +76,22 @@ func renderSessions(w io.Writer, p painter, ans gateway.Sessions, now time.Time,
 	t := newTable(left("NAME"), left("ADDRESS"), right("AS"), left("STATE"), right("SINCE"), right("IPV4"), right("IPV6"), left("INFO"))
 	for _, s := range slices.SortedFunc(slices.Values(ans.Sessions), func(a, b bgp.Session) int { return cmp.Compare(a.Name, b.Name) }) {
 		t.row(
-			cell{s.Name, bold}, text(s.Address.String()), text(fmt.Sprint(s.ASN)), cell{s.State.String(), sessionStyle(&s)}, text(since(now, s.Since)),
+			cell{s.Name, bold}, text(s.Address.String()), text(fmt.Sprint(s.ASN)), cell{stateWord(&s), sessionStyle(&s)}, text(since(now, s.Since)),
 			text(counts(s.IPv4)), text(counts(s.IPv6)), text(trouble(&s)),
 		)
 	}
 	return t.write(w, p, headers)
+}
+
+// adminDown is the state of a session whose configuration says enabled: false.
+const adminDown = "admin down"
+
+// stateWord is the state of the session, unless it is not to run.
+func stateWord(s *bgp.Session) string {
+	if s.AdminDown {
+		return adminDown
+	}
+	return s.State.String()
 }
 
 // counts prints received/accepted/advertised; empty for a family that is not offered.
@@ -97,7 +108,7 @@ func renderSessionBlock(e *errWriter, p painter, s *bgp.Session, now time.Time) 
 	line := func(key, format string, args ...any) {
 		e.printf("  %s %s\n", p.paint(bold, key+":"), fmt.Sprintf(format, args...))
 	}
-	line("state", "%s (since %s)", p.paint(sessionStyle(s), s.State.String()), ago(now, s.Since))
+	line("state", "%s (since %s)", p.paint(sessionStyle(s), stateWord(s)), ago(now, s.Since))
 	id := ""
 	if s.RemoteRouterID.IsValid() {
 		id = ", router ID " + s.RemoteRouterID.String()

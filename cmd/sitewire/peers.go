@@ -113,18 +113,21 @@ func tunnelStyle(s wg.TunnelState) style {
 }
 
 func sessionStyle(s *bgp.Session) style {
-	if s.State == bgp.Established {
+	switch {
+	case s.AdminDown:
+		return warn
+	case s.State == bgp.Established:
 		return good
 	}
 	return bad
 }
 
-// summarize puts a peer's sessions into one word, the worst first, and adds up the prefixes accepted and advertised.
+// summarize puts a peer's sessions into one word, the worst first and a disabled one last, and adds up the prefixes accepted and advertised.
 func summarize(sessions []bgp.Session) (c cell, in, out int) {
 	for i := range sessions {
 		s := &sessions[i]
-		if i == 0 || s.State != bgp.Established {
-			c = cell{s.State.String(), sessionStyle(s)}
+		if i == 0 || c.text == adminDown || s.State != bgp.Established && !s.AdminDown {
+			c = cell{stateWord(s), sessionStyle(s)}
 		}
 		for _, n := range []*bgp.Counts{s.IPv4, s.IPv6} {
 			if n != nil {
@@ -148,6 +151,8 @@ func sessionTrouble(sessions []bgp.Session) string {
 // trouble is what is wrong with a session, in words; empty if nothing is.
 func trouble(s *bgp.Session) string {
 	switch {
+	case s.AdminDown:
+		return ""
 	case s.State != bgp.Established && s.LastError != "":
 		return s.LastError
 	case len(s.Warnings) > 0:

@@ -12,7 +12,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"sitewire/bgp"
 	"sitewire/gateway"
+	"sitewire/gateway/wg"
 )
 
 var update = flag.Bool("update", false, "rewrite the goldens")
@@ -42,7 +44,19 @@ func TestRender(t *testing.T) {
 	refusedReload.Config.LastError = "/etc/sitewire/sitewire.yaml:7:3: unknown key \"pears\"\n    7 |   pears: {}"
 	refusedReload.Config.RestartRequired = []string{"asn", "metrics.listen"}
 
+	disabled := throughJSON[gateway.Sessions](t, f.bgp)
+	off := &disabled.Sessions[1]
+	off.AdminDown, off.State, off.LastError = true, bgp.Idle, "sent Cease/Administrative Shutdown"
+	disabledPeers := throughJSON[gateway.Peers](t, f.peers).Peers
+	disabledPeers[1].State = wg.TunnelUp
+	disabledPeers[1].Sessions = []bgp.Session{*off}
+	disabledStatus := healthy
+	disabledStatus.Sessions = gateway.Tally{Up: 2, All: 2, Disabled: 1}
+
 	for name, render := range map[string]func(io.Writer) error{
+		"bgp-disabled":    func(w io.Writer) error { return renderSessions(w, false, disabled, now, true) },
+		"peer-disabled":   func(w io.Writer) error { return renderPeer(w, false, disabledPeers[1], now) },
+		"status-disabled": func(w io.Writer) error { return renderStatus(w, false, disabledStatus, disabledPeers, true) },
 		"status":         func(w io.Writer) error { return renderStatus(w, false, f.status, peers.Peers, true) },
 		"status-colour":  func(w io.Writer) error { return renderStatus(w, true, f.status, peers.Peers, true) },
 		"status-ok":      func(w io.Writer) error { return renderStatus(w, false, healthy, nil, true) },

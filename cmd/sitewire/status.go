@@ -121,7 +121,11 @@ func renderStatus(w io.Writer, p painter, st gateway.Status, peers []gateway.Pee
 	}
 	line("tunnels", "%s up", tally(p, st.Tunnels))
 	if st.ASN != 0 {
-		line("bgp", "%s established; AS%d, router ID %s", tally(p, st.Sessions), st.ASN, st.RouterID)
+		disabled := ""
+		if n := st.Sessions.Disabled; n > 0 {
+			disabled = fmt.Sprintf(", %d admin down", n)
+		}
+		line("bgp", "%s established%s; AS%d, router ID %s", tally(p, st.Sessions), disabled, st.ASN, st.RouterID)
 	}
 	line("routes", "%s; %s", families(st.Routes), inSync(p, st))
 	line("config", "%s; generation %d, hash %s, applied %s", st.Config.Path, st.Config.Generation, st.Config.Hash, ago(st.Now, st.Config.Applied))

@@ -146,6 +146,7 @@ func (c *Config) settings() []setting {
 }
 
 func addSession(add func(string, any), secret func(string, string), prefix string, s *Session) {
+	add(prefix+"enabled", strconv.FormatBool(!s.Disabled))
 	add(prefix+"address", s.Address)
 	add(prefix+"local_address", s.LocalAddress)
 	add(prefix+"asn", s.ASN)

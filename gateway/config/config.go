@@ -264,6 +264,8 @@ type Session struct {
 	// there are none.
 	LocalIPv4, RemoteIPv4 netip.Addr
 	LocalIPv6, RemoteIPv6 netip.Addr
+	// Disabled configures everything and runs nothing: the session is listed as administratively down.
+	Disabled bool
 	// ASN of the neighbour, and the one we show it.
 	ASN, LocalASN uint32
 	// Passive never dials. Port is the one to dial.

@@ -50,6 +50,7 @@ type rawNeighbour struct {
 
 // rawSession is what a peer's bgp block and a neighbour have in common.
 type rawSession struct {
+	enabled                           bool
 	asn, localASN                     uint32
 	shape                             string
 	families                          []string

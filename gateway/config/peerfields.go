@@ -79,6 +79,7 @@ func allowedKind() kind[rawAllowed] {
 // sessionFields are the keys that a peer's bgp block and a neighbour share.
 func sessionFields[T any](at func(*T) *rawSession) []field[T] {
 	return []field[T]{
+		key("enabled", boolKind(), func(t *T) *bool { return &at(t).enabled }, "true", "Run the session. With false it stays configured and listed, as administratively down: the neighbour is told (Cease, RFC 4486), routes from it are withdrawn, and nothing alerts."),
 		key("local_asn", asnKind(), func(t *T) *uint32 { return &at(t).localASN }, "`asn` of the site", "AS number to show to this neighbour instead of our own."),
 		key("families", list(oneOf(policy.FamilyIPv4, policy.FamilyIPv6)), func(t *T) *[]string { return &at(t).families }, "both, or what the addresses allow", "Address families to exchange."),
 		key("extended_next_hop", oneOf(ENHAuto, ENHOn, ENHOff), func(t *T) *ExtendedNextHop { return &at(t).extendedNextHop }, "auto", "IPv4 routes with IPv6 next hops (RFC 8950); auto does as the neighbour can."),

@@ -252,7 +252,8 @@ func (r *raw) splitSessions(d *decoder, p *rawPeer, base *Session) {
 // session fills in what does not depend on addresses.
 func (r *raw) session(d *decoder, s *rawSession, at *node) *Session {
 	out := &Session{
-		ASN: s.asn, LocalASN: cmp.Or(s.localASN, r.ASN),
+		Disabled: d.given(&s.enabled) && !s.enabled,
+		ASN:      s.asn, LocalASN: cmp.Or(s.localASN, r.ASN),
 		Passive: s.passive, Port: cmp.Or(s.port, defaultBGPPort),
 		ExtendedNextHop: cmp.Or(s.extendedNextHop, ENHAuto),
 		Multihop:        s.multihop, Password: s.password,
