@@ -30,6 +30,9 @@ func TestDisabled(t *testing.T) {
 				o.GracefulRestart, o.RestartNotification = 60, true
 			}
 			pa, pb := l.dial(o), l.peer(3, 65002)
+			for _, name := range []string{"a", "b"} {
+				l.session(name, "up", func(s Session) bool { return s.State == Established })
+			}
 			announce(t, pa, from4(2, 65001), "10.2.0.0/16")
 			l.gets(pb, "10.2.0.0/16")
 
@@ -79,6 +82,7 @@ func TestDisabled(t *testing.T) {
 func TestDisabledForAMoment(t *testing.T) {
 	l := newLab(t, passive("a", 2, 65001, accepting()))
 	p := l.peer(2, 65001)
+	l.session("a", "up", func(s Session) bool { return s.State == Established })
 	for _, on := range []bool{true, false} {
 		l.set(func(c *Config) { c.Neighbours[0].Disabled = on })
 	}

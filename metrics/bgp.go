@@ -42,7 +42,7 @@ func newBGPMetrics(c *catalogue) *bgpMetrics {
 		adminUp:               c.gauge("bgp_session_admin_up", "1 while the session is configured to run, 0 while its configuration says enabled: false. A session that is taken out of the configuration has no series.", "peer", "session"),
 		established:           c.gauge("bgp_session_established_timestamp_seconds", "Unix time since which the session is Established; 0 while it is not.", "peer", "session"),
 		establishments:        c.counter("bgp_session_establishments_total", "Times that the session became Established.", "peer", "session"),
-		downs:                 c.counter("bgp_session_downs_total", "Times that the session left Established.", "peer", "session", "reason"),
+		downs:                 c.counter("bgp_session_downs_total", "Times that the session left Established. The reasons that an operator gives (admin_down, configuration) appear when they are first needed, bfd_down from the start only with BFD, tunnel_down only behind a tunnel.", "peer", "session", "reason"),
 		lastDown:              c.gauge("bgp_session_last_down_timestamp_seconds", "Unix time at which the session last left Established; 0 if it never did.", "peer", "session"),
 		notificationsSent:     c.counter("bgp_notifications_sent_total", "NOTIFICATION messages sent, by their meaning.", "peer", "session", "code", "subcode"),
 		notificationsReceived: c.counter("bgp_notifications_received_total", "NOTIFICATION messages received, by their meaning.", "peer", "session", "code", "subcode"),
@@ -101,14 +101,21 @@ func (b *bgpMetrics) collect(e *emitter, s *scrape) {
 	}
 }
 
-// downReasons are why a session may leave Established: GoBGP's reasons, and those that are ours, which GoBGP sees as
-// any other reset.
-func downReasons() []string {
-	return []string{
-		"admin_down", "hold_timer_expired", "notification_sent", "notification_received", "read_failed", "write_failed",
-		"idle_timer_expired", "restart_timer_expired", "graceful_restart", "invalid_msg", "hard_reset", "deconfigured",
-		"bad_peer_as", "bfd_down", "tunnel_down", "configuration", "reset",
+// downReasons are why the session may leave Established: what GoBGP says in that state, and what is ours, which GoBGP sees as any
+// other reset. Left out are idle_timer_expired, restart_timer_expired, invalid_msg and bad_peer_as, which GoBGP says in other states,
+// deconfigured, before which there always is a reason of ours, and what an operator does (admin_down, configuration): that appears
+// when it is first needed, as no alert looks at it.
+func downReasons(x *bgp.Session) []string {
+	list := []string{
+		"hold_timer_expired", "notification_sent", "notification_received", "read_failed", "write_failed", "graceful_restart", "hard_reset", "reset",
 	}
+	if x.BFD != nil {
+		list = append(list, "bfd_down")
+	}
+	if x.Tunnel {
+		list = append(list, "tunnel_down")
+	}
+	return list
 }
 
 func (b *bgpMetrics) session(e *emitter, x *bgp.Session) {
@@ -122,7 +129,7 @@ func (b *bgpMetrics) session(e *emitter, x *bgp.Session) {
 	}
 	e.time(b.established, since, x.Peer, x.Name)
 	e.counter(b.establishments, x.Establishments, x.Peer, x.Name)
-	e.byName(b.downs, x.Downs, downReasons(), x.Peer, x.Name)
+	e.byName(b.downs, x.Downs, downReasons(x), x.Peer, x.Name)
 	e.time(b.lastDown, x.LastDown, x.Peer, x.Name)
 	b.messages(e, b.received, x, x.Received)
 	b.messages(e, b.sent, x, x.Sent)

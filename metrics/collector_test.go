@@ -82,7 +82,7 @@ func sample(t *testing.T, text, series string) string {
 func TestSeriesFromTheStart(t *testing.T) {
 	f := gateway()
 	f.tunnels = []wg.Tunnel{{Peer: "a", Device: "sw-a", State: wg.TunnelNew}}
-	f.bgp = &bgp.Snapshot{Sessions: []bgp.Session{{Name: "a", Peer: "a", Tunnel: true, State: bgp.Idle, IPv4: &bgp.Counts{}}}}
+	f.bgp = &bgp.Snapshot{Sessions: []bgp.Session{{Name: "a", Peer: "a", Tunnel: true, State: bgp.Idle, IPv4: &bgp.Counts{}, BFD: &bgp.BFDStatus{}}}}
 	f.routes = &routes.Status{}
 	text := exposition(t, f.collector(t))
 	for _, series := range []string{
@@ -93,6 +93,7 @@ func TestSeriesFromTheStart(t *testing.T) {
 		`sitewire_bgp_session_established_timestamp_seconds{peer="a",session="a"}`,
 		`sitewire_bgp_session_downs_total{peer="a",reason="hold_timer_expired",session="a"}`,
 		`sitewire_bgp_session_downs_total{peer="a",reason="bfd_down",session="a"}`,
+		`sitewire_bgp_session_downs_total{peer="a",reason="tunnel_down",session="a"}`,
 		`sitewire_bgp_messages_received_total{message="update",peer="a",session="a"}`,
 		`sitewire_bgp_prefixes_accepted{family="ipv4",peer="a",session="a"}`,
 		`sitewire_bgp_prefix_limit{family="ipv4",peer="a",session="a"}`,
@@ -291,8 +292,8 @@ func TestCardinality(t *testing.T) {
 		most int
 		has  map[string]int
 	}{
-		{"by default", CollectorOptions{Source: usual}, 8000, map[string]int{"sitewire_tunnel_up": peers}},
-		{"everything", CollectorOptions{Source: all, EndpointInfo: true}, 12000, map[string]int{
+		{"by default", CollectorOptions{Source: usual}, 7200, map[string]int{"sitewire_tunnel_up": peers}},
+		{"everything", CollectorOptions{Source: all, EndpointInfo: true}, 11000, map[string]int{
 			"sitewire_device_receive_packets_total": peers, "sitewire_tunnel_endpoint_info": peers, "sitewire_tunnel_probes_sent_total": peers,
 		}},
 	} {

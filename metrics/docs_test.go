@@ -31,7 +31,9 @@ What you can rely on:
 
 - Names, labels and meanings are an interface: they change only with a note in the release notes.
 - A peer or neighbour has all its series, at 0, from the moment it is configured, and none from the moment it is removed.
-  Only series with a reason, code or rule that is not known beforehand appear when they are first needed.
+  Only series with a reason, code or rule that is not known beforehand appear when they are first needed, and of the reasons why a
+  session went down those that an operator gives. A gateway with 100 peers that speak both families has about 7,100 series by
+  default, and about 10,900 with everything that can be asked for.
 - Points in time are exported, not ages: ` + "`time() - sitewire_tunnel_last_handshake_timestamp_seconds`" + ` is the age. 0 is "never".
 - Learned prefixes are never labels (but for a short list that you may give), and neither are secrets. Endpoints are exported only if you ask for them.
 
