@@ -91,6 +91,8 @@ func (n *Node) Foreign() bool { return n.Role == BIRD || n.Role == FRR || n.Role
 // Link is a cable between two nodes.
 type Link struct {
 	A, B Port
+	// Impairment is what the cable does to packets from the start, in both directions.
+	Impairment Impairment
 }
 
 // Port is an end of a cable: an interface of a node. They are called eth1, eth2 and so on, as containerlab has it, where eth0 is for

@@ -25,27 +25,38 @@ const faultTable = "sitewire_fault"
 
 // Cut drops everything. The link stays up, so neither end is told: a silent death, and with In or Out a one-way one.
 // For a cable that is pulled out, use Down.
-func (n *NS) Cut(dev string, dir Direction) error { return n.fault(dev, dir, nil) }
+func (n *NS) Cut(dev string, dir Direction) error { return n.fault(dev, dir, cut()) }
 
 // Loss drops that many packets of a hundred, at random.
 func (n *NS) Loss(dev string, dir Direction, percent int) error {
 	if percent < 0 || percent > 100 {
 		return fmt.Errorf("loss on %s/%s: %d is not a percentage", n, dev, percent)
 	}
-	return n.fault(dev, dir, []expr.Any{
-		&expr.Numgen{Register: 1, Modulus: 100, Type: 1}, // 1: random
-		toNetworkOrder(),
-		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: binaryutil.BigEndian.PutUint32(uint32(percent))},
-	})
+	return n.fault(dev, dir, loss(float64(percent)))
 }
 
 // Hole drops packets longer than that many bytes (IP header included) and sends no ICMP error: a path MTU black hole.
-func (n *NS) Hole(dev string, dir Direction, bytes int) error {
-	return n.fault(dev, dir, []expr.Any{
+func (n *NS) Hole(dev string, dir Direction, bytes int) error { return n.fault(dev, dir, hole(bytes)) }
+
+// Which packets a fault meets.
+
+func cut() []expr.Any { return nil }
+
+func loss(percent float64) []expr.Any {
+	const parts = 1e6
+	return []expr.Any{
+		&expr.Numgen{Register: 1, Modulus: parts, Type: 1}, // 1: random
+		toNetworkOrder(),
+		&expr.Cmp{Op: expr.CmpOpLt, Register: 1, Data: binaryutil.BigEndian.PutUint32(uint32(percent * parts / 100))},
+	}
+}
+
+func hole(bytes int) []expr.Any {
+	return []expr.Any{
 		&expr.Meta{Key: expr.MetaKeyLEN, Register: 1},
 		toNetworkOrder(),
 		&expr.Cmp{Op: expr.CmpOpGt, Register: 1, Data: binaryutil.BigEndian.PutUint32(uint32(bytes))},
-	})
+	}
 }
 
 // toNetworkOrder: nftables compares bytes, so numbers have to have the highest first.
@@ -53,7 +64,8 @@ func toNetworkOrder() expr.Any {
 	return &expr.Byteorder{SourceRegister: 1, DestRegister: 1, Op: expr.ByteorderHton, Len: 4, Size: 4}
 }
 
-func (n *NS) fault(dev string, dir Direction, match []expr.Any) error {
+// fault drops what meets any of the matches, from now on and instead of what was dropped before; the kernel changes all at once.
+func (n *NS) fault(dev string, dir Direction, matches ...[]expr.Any) error {
 	// The kernel's answer to a device that is not there does not say so.
 	if _, err := n.link(dev); err != nil {
 		return err
@@ -75,8 +87,10 @@ func (n *NS) fault(dev string, dir Direction, match []expr.Any) error {
 			Hooknum: h.hook, Priority: nftables.ChainPriorityRef(-500), Device: dev,
 		})
 		c.FlushChain(chain)
-		c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match[:len(match):len(match)],
-			&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
+		for _, match := range matches {
+			c.AddRule(&nftables.Rule{Table: table, Chain: chain, Exprs: append(match[:len(match):len(match)],
+				&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop})})
+		}
 	}
 	if err := c.Flush(); err != nil {
 		return fmt.Errorf("fault on %s/%s: %w", n, dev, err)
@@ -85,7 +99,9 @@ func (n *NS) fault(dev string, dir Direction, match []expr.Any) error {
 }
 
 // Heal takes every fault off a device. A device without faults is fine.
-func (n *NS) Heal(dev string) error {
+func (n *NS) Heal(dev string) error { return n.heal(dev, Both) }
+
+func (n *NS) heal(dev string, dir Direction) error {
 	c, err := nftables.New(nftables.WithNetNSFd(int(n.fd)))
 	if err != nil {
 		return fmt.Errorf("heal %s/%s: %w", n, dev, err)
@@ -95,7 +111,7 @@ func (n *NS) Heal(dev string) error {
 		return fmt.Errorf("heal %s/%s: %w", n, dev, err)
 	}
 	for _, chain := range chains {
-		if chain.Table.Name == faultTable && (chain.Name == chainName(dev, In) || chain.Name == chainName(dev, Out)) {
+		if chain.Table.Name == faultTable && (dir&In != 0 && chain.Name == chainName(dev, In) || dir&Out != 0 && chain.Name == chainName(dev, Out)) {
 			c.FlushChain(chain) // a chain with rules cannot be deleted
 			c.DelChain(chain)
 		}
