@@ -33,7 +33,11 @@ func (w *Network) Mermaid() string {
 		p("  end\n")
 	}
 	for _, l := range w.Links {
-		p("  %s --- %s\n", ident(l.A.Node.Name), ident(l.B.Node.Name))
+		cable := "---"
+		if l.Impairment != (Impairment{}) {
+			cable = fmt.Sprintf(`-- "%s" ---`, l.Impairment)
+		}
+		p("  %s %s %s\n", ident(l.A.Node.Name), cable, ident(l.B.Node.Name))
 	}
 	for _, t := range w.Tunnels {
 		label := "WireGuard"
@@ -73,3 +77,38 @@ func shape(n *Node) string {
 
 // ident is a name that Mermaid takes for a node.
 func ident(s string) string { return strings.ReplaceAll(s, "-", "_") }
+
+// Dot draws the network for Graphviz: cables as thin lines, tunnels as thick ones, BGP on a LAN as dotted ones.
+func (w *Network) Dot() string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	p("graph %q {\n  rankdir=LR; node [shape=box]\n", w.Name)
+	for _, n := range w.Nodes {
+		shape := "box"
+		switch n.Role {
+		case Router:
+			shape = "ellipse"
+		case Host:
+			shape = "plaintext"
+		}
+		label := n.Name
+		if n.Role != Host && n.Role != Router {
+			label += "\n" + string(n.Role)
+		}
+		if n.ASN != 0 {
+			label += fmt.Sprintf("\nAS%d", n.ASN)
+		}
+		p("  %q [label=%q, shape=%s]\n", n.Name, label, shape)
+	}
+	for _, l := range w.Links {
+		p("  %q -- %q [label=%q]\n", l.A.Node.Name, l.B.Node.Name, l.Impairment)
+	}
+	for _, t := range w.Tunnels {
+		p("  %q -- %q [penwidth=3, color=darkgreen]\n", t.A.Node.Name, t.B.Node.Name)
+	}
+	for _, s := range w.Sessions {
+		p("  %q -- %q [style=dotted]\n", s.A.Node.Name, s.B.Node.Name)
+	}
+	p("}\n")
+	return b.String()
+}

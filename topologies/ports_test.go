@@ -13,7 +13,7 @@ func TestFindPort(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"branch1:eth1": "eth1", "branch1:lan": "eth1", "branch1:uplink1": "eth2", "branch1:uplink2": "eth3",
-		"branch1:isp-b": "eth3", "branch1:branch1-host": "eth1", "isp-a:branch1": "eth3", "hub1:uplink": "eth1", "hub1:core": "eth2",
+		"branch1:isp-b": "eth3", "branch1:branch1-host": "eth1", "isp-a:branch1": "eth2", "hub1:uplink": "eth1", "hub1:core": "eth2",
 	} {
 		p, err := w.FindPort(text)
 		if err != nil || p.Interface != want || p.Node.Name != strings.Split(text, ":")[0] {

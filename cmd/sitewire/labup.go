@@ -1,18 +1,10 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"io"
-	"net"
 	"os"
-	"os/exec"
 	"slices"
-	"strconv"
-	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,13 +12,6 @@ import (
 	"sitewire/topologies"
 	"sitewire/topologies/check"
 	"sitewire/topologies/lab"
-)
-
-// Descriptors that `lab up` hands to `lab keep`.
-const (
-	keepSocket = 3
-	keepReady  = 4
-	readyWord  = "ready"
 )
 
 // entersLab tells whether a command line is one that has to live in namespaces of its own.
@@ -47,16 +32,20 @@ func newLabUp(a *app) *cobra.Command {
 
 With --check it waits until all sessions are up, checks that every host reaches every other one and that BGP, the kernel and
 WireGuard agree, takes the network down and exits with the verdict.`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeLab(nil),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			w, err := topologies.Build(args[0], sites)
 			if err != nil {
 				return withCode(exitUsage, err)
 			}
+			if err := lab.Missing(w); err != nil {
+				return err
+			}
 			if check {
 				return a.checkLab(cmd.Context(), w)
 			}
-			return a.startLab(w, sites)
+			return a.startLab(cmd.Context(), w, sites)
 		},
 	}
 	sitesFlag(cmd, &sites)
@@ -64,114 +53,13 @@ WireGuard agree, takes the network down and exits with the verdict.`,
 	return cmd
 }
 
-// startLab starts a keeper and waits until the network is up. A keeper whose `lab up` has gone ends too.
-func (a *app) startLab(w *topologies.Network, sites int) error {
-	place, err := lab.At(w.Name)
-	if err != nil {
-		return err
-	}
-	listener, log, err := place.Listen()
-	if errors.Is(err, lab.ErrRunning) {
-		return fmt.Errorf("%s is running already: `sitewire lab down %[1]s` ends it", w.Name)
-	}
-	if err != nil {
-		return err
-	}
-	defer log.Close()
-	defer listener.Close()
-	socket, err := listener.File()
-	if err != nil {
-		return err
-	}
-	defer socket.Close()
-	ready, theirs, err := os.Pipe()
-	if err != nil {
-		return err
-	}
-	defer ready.Close()
-	cmd := exec.Command("/proc/self/exe", "lab", "keep", w.Name, "--sites", strconv.Itoa(sites))
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.ExtraFiles = []*os.File{socket, theirs} // keepSocket, keepReady
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	err = cmd.Start()
-	theirs.Close()
-	if err != nil {
-		return err
-	}
-	if err := place.SetPid(cmd.Process.Pid); err != nil {
-		return errors.Join(err, cmd.Process.Kill())
-	}
-	word, err := bufio.NewReader(ready).ReadString('\n')
-	if err != nil || strings.TrimSpace(word) != readyWord {
-		said := strings.TrimSpace(place.Log())
-		return errors.Join(fmt.Errorf("%s did not come up: %s", w.Name, said), place.Down())
-	}
-	p := a.paint()
-	if err := a.nodeTable(w, p); err != nil {
-		return err
-	}
-	gateway := w.ByRole(topologies.Gateway)[0].Name
-	_, err = fmt.Fprintf(a.stdout, `
-Enter a node:   sitewire lab exec %[1]s %[2]s
-Ask a gateway:  sitewire lab exec %[1]s %[2]s -- sitewire peers
-End it all:     sitewire lab down %[1]s
-`, w.Name, gateway)
-	return err
-}
-
-// newLabKeep is what startLab starts: it holds a running network.
-func newLabKeep(*app) *cobra.Command {
-	var sites int
-	cmd := &cobra.Command{
-		Use:    "keep NAME",
-		Hidden: true,
-		Args:   cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := labInside(); err != nil {
-				return err
-			}
-			w, err := topologies.Build(args[0], sites)
-			if err != nil {
-				return err
-			}
-			return keepLab(cmd.Context(), w)
-		},
-	}
-	sitesFlag(cmd, &sites)
-	return cmd
-}
-
-func keepLab(ctx context.Context, w *topologies.Network) (err error) {
-	inherited := os.NewFile(keepSocket, "socket")
-	listener, err := net.FileListener(inherited)
-	inherited.Close()
-	if err != nil {
-		return fmt.Errorf("the socket that `sitewire lab up` hands over: %w", err)
-	}
-	socket, ok := listener.(*net.UnixListener)
-	if !ok {
-		return fmt.Errorf("`sitewire lab up` handed over a socket of %s", listener.Addr().Network())
-	}
-	l, err := upLab(ctx, w)
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, l.Close()) }()
-	ready := os.NewFile(keepReady, "ready")
-	if _, err := io.WriteString(ready, readyWord+"\n"); err != nil {
-		return errors.New("`sitewire lab up` has gone")
-	}
-	ready.Close()
-	return lab.NewKeeper(l).Run(ctx, socket)
-}
-
-// upLab brings a network up with this program.
-func upLab(ctx context.Context, w *topologies.Network) (*lab.Lab, error) {
+// upLab brings a network up with this program; progress may be nil.
+func upLab(ctx context.Context, w *topologies.Network, progress func(int, *topologies.Node)) (*lab.Lab, error) {
 	exe, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	return lab.Up(ctx, w, lab.Options{Sitewire: exe})
+	return lab.Up(ctx, w, lab.Options{Sitewire: exe, Progress: progress})
 }
 
 // checkTime is how long a network may take until all holds: a minute, and more the larger it is.
@@ -185,7 +73,7 @@ func (a *app) checkLab(ctx context.Context, w *topologies.Network) (err error) {
 		return err
 	}
 	start := time.Now()
-	l, err := upLab(ctx, w)
+	l, err := upLab(ctx, w, nil)
 	if err != nil {
 		return err
 	}

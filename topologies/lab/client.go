@@ -4,9 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -14,109 +16,6 @@ import (
 
 	"golang.org/x/sys/unix"
 )
-
-// Place is the directory of a running lab outside of it: the keeper's socket, its log, its process number. It is there as long as the lab
-// is, and longer if that was killed; Down removes it then too.
-type Place struct{ dir string }
-
-const (
-	socketFile = "socket"
-	pidFile    = "pid"
-	logFile    = "log"
-)
-
-// Places is the directory that holds the directories of this user's labs: in XDG_RUNTIME_DIR where there is one. Nobody else may be able
-// to write there: who can, could pose as a lab.
-func Places() (string, error) {
-	dir := os.Getenv("XDG_RUNTIME_DIR")
-	if dir == "" {
-		dir = filepath.Join(os.TempDir(), "sitewire-"+strconv.Itoa(os.Getuid()))
-	} else {
-		dir = filepath.Join(dir, "sitewire")
-	}
-	dir = filepath.Join(dir, "labs")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return "", err
-	}
-	for _, d := range []string{filepath.Dir(dir), dir} {
-		var st unix.Stat_t
-		if err := unix.Lstat(d, &st); err != nil {
-			return "", fmt.Errorf("%s: %w", d, err)
-		}
-		if int(st.Uid) != os.Getuid() || st.Mode&unix.S_IFMT != unix.S_IFDIR || st.Mode&0o022 != 0 {
-			return "", fmt.Errorf("%s is not a directory that only you can write: remove it, or set XDG_RUNTIME_DIR", d)
-		}
-	}
-	return dir, nil
-}
-
-// ErrRunning is returned by NewPlace for a lab that is there already, ErrNotRunning by the methods of a Place for one that is not.
-var (
-	ErrRunning    = errors.New("the lab is running already")
-	ErrNotRunning = errors.New("the lab is not running")
-)
-
-// At is the place of a lab, whether it runs or not.
-func At(name string) (Place, error) {
-	dir, err := Places()
-	if err != nil {
-		return Place{}, err
-	}
-	return Place{filepath.Join(dir, name)}, nil
-}
-
-// Running lists the names of the labs that have a place.
-func Running() ([]string, error) {
-	dir, err := Places()
-	if err != nil {
-		return nil, err
-	}
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		names = append(names, e.Name())
-	}
-	return names, nil
-}
-
-// Listen makes the place and the socket that the keeper is to inherit. What a lab that was killed has left is removed first.
-func (p Place) Listen() (*net.UnixListener, *os.File, error) {
-	if c, err := p.dial(); err == nil {
-		c.Close()
-		return nil, nil, ErrRunning
-	}
-	if err := os.RemoveAll(p.dir); err != nil {
-		return nil, nil, err
-	}
-	if err := os.MkdirAll(p.dir, 0o700); err != nil {
-		return nil, nil, err
-	}
-	log, err := os.OpenFile(filepath.Join(p.dir, logFile), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, nil, err
-	}
-	l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: filepath.Join(p.dir, socketFile)})
-	if err != nil {
-		log.Close()
-		return nil, nil, err
-	}
-	l.SetUnlinkOnClose(false) // this process goes, the keeper stays
-	return l, log, nil
-}
-
-// SetPid notes the keeper's process.
-func (p Place) SetPid(pid int) error {
-	return os.WriteFile(filepath.Join(p.dir, pidFile), []byte(strconv.Itoa(pid)+" "+startTime(pid)), 0o600)
-}
-
-// Log is what the keeper has printed.
-func (p Place) Log() string {
-	b, _ := os.ReadFile(filepath.Join(p.dir, logFile)) // there is nothing to say without one
-	return string(b)
-}
 
 // Alive tells whether the lab answers.
 func (p Place) Alive() bool {
@@ -128,9 +27,22 @@ func (p Place) Alive() bool {
 }
 
 // Exec runs a command on a node with these descriptors: input, output and error, or one terminal for all. Signals that come are passed
-// on. It returns the command's exit code, 128 + n if signal n ended it.
+// on. It returns the command's exit code, 128 + n if signal n ended it; with an error, the code is what a shell would return for it, or 0.
 func (p Place) Exec(node string, argv []string, files []*os.File, signals <-chan os.Signal) (int, error) {
-	return p.ask(request{Op: "exec", Node: node, Argv: argv, Terminal: len(files) == 1}, files, signals)
+	r := request{Op: "exec", Node: node, Argv: slices.Clone(argv), Terminal: len(files) == 1}
+	r.Dir, _ = os.Getwd() // without one the command starts in /
+	if strings.Contains(argv[0], "/") {
+		if abs, err := filepath.Abs(argv[0]); err == nil {
+			r.Argv[0] = abs // the keeper is in another directory
+		}
+	}
+	for _, name := range []string{"TERM", "COLORTERM", "NO_COLOR", "LANG", "LC_ALL", "LC_CTYPE"} {
+		if v, ok := os.LookupEnv(name); ok {
+			r.Env = append(r.Env, name+"="+v)
+		}
+	}
+	a, err := p.ask(r, files, signals)
+	return a.Code, err
 }
 
 // Impair changes a cable of the lab.
@@ -139,47 +51,117 @@ func (p Place) Impair(i Impairment) error {
 	return err
 }
 
-// downPatience is how long a lab may take to end in good order.
-const downPatience = 20 * time.Second
-
-// Down ends the lab and removes its place. A keeper that does not listen is killed, and the kernel ends the rest with it.
-func (p Place) Down() error {
-	if _, err := os.Stat(p.dir); err != nil {
-		return ErrNotRunning
+// State asks how the lab is.
+func (p Place) State() (*State, error) {
+	a, err := p.ask(request{Op: "state"}, nil, nil)
+	if err == nil && a.State == nil {
+		err = errors.New("the lab does not say how it is")
 	}
-	asked := false
-	if _, err := p.ask(request{Op: "down"}, nil, nil); err == nil {
-		asked = true
-	}
-	if pid := p.pid(); pid != 0 {
-		patience := time.Now().Add(downPatience)
-		for p.pid() != 0 && asked && time.Now().Before(patience) {
-			time.Sleep(10 * time.Millisecond)
-		}
-		if p.pid() != 0 {
-			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
-				return fmt.Errorf("end the lab's process %d: %w", pid, err)
-			}
-			for p.pid() != 0 {
-				time.Sleep(10 * time.Millisecond)
-			}
-		}
-	}
-	return os.RemoveAll(p.dir)
+	return a.State, err
 }
 
-// pid is the keeper's process, 0 if it has ended: a number is used again, so the time of its start has to be the same.
-func (p Place) pid() int {
+// How long a lab may take to end in good order, and to go when it is killed.
+const (
+	downPatience = 20 * time.Second
+	killPatience = 5 * time.Second
+)
+
+// Down ends the lab and removes its place; when it returns nothing of the lab is left. A keeper that does not listen is killed, and the
+// kernel ends the rest with it.
+func (p Place) Down() error {
+	if _, err := os.Lstat(p.dir); err != nil {
+		return ErrNotRunning
+	}
+	outer := p.outer()
+	// The connection ends when the last process that holds the socket has ended, however it does.
+	if c, err := p.dial(); err == nil {
+		defer c.Close()
+		text, err := json.Marshal(request{Op: "down"})
+		if err != nil {
+			return err
+		}
+		_, _ = c.Write(append(text, '\n')) // what does not listen is killed
+		if !gone(c, outer, downPatience) {
+			if err := outer.kill(); err != nil {
+				return err
+			}
+			if !gone(c, outer, killPatience) {
+				return fmt.Errorf("the lab's process %d was killed, but does not end", outer.pid)
+			}
+		}
+	} else if outer.alive() { // it is about to end
+		if err := outer.kill(); err != nil {
+			return err
+		}
+		for end := time.Now().Add(killPatience); outer.alive() && time.Now().Before(end); {
+			time.Sleep(pidPoll)
+		}
+	}
+	dir := filepath.Dir(p.dir)
+	if _, err := os.Lstat(p.dir); err != nil {
+		return nil // it tidied up itself
+	}
+	lock, err := lockPlaces(dir)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if p.Alive() {
+		return nil // somebody has started it anew meanwhile
+	}
+	return removePlace(dir, filepath.Base(p.dir))
+}
+
+const pidPoll = 5 * time.Millisecond
+
+// gone waits until the lab behind a connection and its outermost process have ended.
+func gone(c *net.UnixConn, outer process, patience time.Duration) bool {
+	end := time.Now().Add(patience)
+	if err := c.SetReadDeadline(end); err != nil {
+		return false
+	}
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		return false
+	}
+	for outer.alive() {
+		if time.Now().After(end) {
+			return false
+		}
+		time.Sleep(pidPoll)
+	}
+	return true
+}
+
+// process is one that may have ended. A number is used again, so the time of its start belongs to it.
+type process struct {
+	pid     int
+	started string
+}
+
+// outer is the keeper's outermost process; the zero value if nothing is known of one.
+func (p Place) outer() process {
 	b, err := os.ReadFile(filepath.Join(p.dir, pidFile))
 	if err != nil {
-		return 0
+		return process{}
 	}
 	text, started, _ := strings.Cut(string(b), " ")
 	pid, err := strconv.Atoi(text)
-	if err != nil || pid <= 1 || startTime(pid) != started {
-		return 0
+	if err != nil || pid <= 1 || started == "" {
+		return process{}
 	}
-	return pid
+	return process{pid, started}
+}
+
+func (p process) alive() bool { return p.pid != 0 && startTime(p.pid) == p.started }
+
+func (p process) kill() error {
+	if !p.alive() {
+		return nil
+	}
+	if err := syscall.Kill(p.pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
+		return fmt.Errorf("end the lab's process %d: %w", p.pid, err)
+	}
+	return nil
 }
 
 // startTime is field 22 of proc_pid_stat(5), and empty for a process that has ended.
@@ -203,15 +185,15 @@ func (p Place) dial() (*net.UnixConn, error) {
 	return c, nil
 }
 
-func (p Place) ask(r request, files []*os.File, signals <-chan os.Signal) (int, error) {
+func (p Place) ask(r request, files []*os.File, signals <-chan os.Signal) (answer, error) {
 	c, err := p.dial()
 	if err != nil {
-		return 0, err
+		return answer{}, err
 	}
 	defer c.Close()
 	text, err := json.Marshal(r)
 	if err != nil {
-		return 0, err
+		return answer{}, err
 	}
 	var rights []byte
 	if len(files) > 0 {
@@ -222,7 +204,7 @@ func (p Place) ask(r request, files []*os.File, signals <-chan os.Signal) (int, 
 		rights = unix.UnixRights(fds...)
 	}
 	if _, _, err := c.WriteMsgUnix(text, rights, nil); err != nil {
-		return 0, fmt.Errorf("ask the lab: %w", err)
+		return answer{}, fmt.Errorf("ask the lab: %w", err)
 	}
 	done := make(chan struct{})
 	defer close(done)
@@ -243,10 +225,10 @@ func (p Place) ask(r request, files []*os.File, signals <-chan os.Signal) (int, 
 	}()
 	var a answer
 	if err := json.NewDecoder(c).Decode(&a); err != nil {
-		return 0, fmt.Errorf("the lab went away: %w", err)
+		return answer{}, fmt.Errorf("the lab went away: %w", err)
 	}
 	if a.Error != "" {
-		return a.Code, errors.New(a.Error)
+		return a, errors.New(a.Error)
 	}
-	return a.Code, nil
+	return a, nil
 }

@@ -9,21 +9,23 @@ import (
 	"io"
 	"net"
 	"os"
-	"os/exec"
 	"sync"
-	"syscall"
+	"sync/atomic"
+	"time"
 
 	"golang.org/x/sys/unix"
 
-	"sitewire/topologies/netns"
+	"sitewire/topologies"
 )
 
 // request is what a client asks of a Keeper: one JSON object, with the descriptors of an exec beside it.
 type request struct {
-	Op string `json:"op"` // exec, impair, down
+	Op string `json:"op"` // exec, impair, state, down
 	// Of exec: standard input, output and error come as descriptors (SCM_RIGHTS, unix(7)); with Terminal they are one terminal.
 	Node     string   `json:"node,omitempty"`
 	Argv     []string `json:"argv,omitempty"`
+	Dir      string   `json:"dir,omitempty"`
+	Env      []string `json:"env,omitempty"`
 	Terminal bool     `json:"terminal,omitempty"`
 	// Of impair.
 	Impair *Impairment `json:"impair,omitempty"`
@@ -35,132 +37,148 @@ type request struct {
 type answer struct {
 	Code  int    `json:"code"`
 	Error string `json:"error,omitempty"`
+	State *State `json:"state,omitempty"`
 }
 
-// Keeper serves a Lab to clients on a unix socket that was made outside: the lab's own files are not to be seen there.
+// State of a running lab.
+type State struct {
+	// Sites is the size that was asked for, 0 for the usual one.
+	Sites int `json:"sites,omitempty"`
+	// Since is when it was started; Up tells that all its programs run.
+	Since time.Time `json:"since"`
+	Up    bool      `json:"up"`
+	// Ended names nodes whose daemon has ended by itself.
+	Ended    []string   `json:"ended,omitempty"`
+	Impaired []Impaired `json:"impaired"`
+}
+
+// Keeper serves a Lab to clients on a unix socket that was made outside: the lab's own files are not to be seen there. It serves while the
+// lab comes up too, so that it can be ended then.
 //
 // Owner: the goroutine in Run; each connection has its own.
 type Keeper struct {
-	lab  *Lab
-	down chan struct{}
-	once sync.Once
+	network *topologies.Network
+	sites   int
+	since   time.Time
+	lab     atomic.Pointer[Lab]
+	down    chan struct{}
+	once    sync.Once
 }
 
-// NewKeeper keeps a lab that is up. It does not close it.
-func NewKeeper(l *Lab) *Keeper { return &Keeper{lab: l, down: make(chan struct{})} }
+// NewKeeper makes the keeper of a network that is to come up, of as many sites as was asked for.
+func NewKeeper(w *topologies.Network, sites int) *Keeper {
+	return &Keeper{network: w, sites: sites, since: time.Now(), down: make(chan struct{})}
+}
 
-// Run serves until ctx ends, a client asks for the end, or something of the lab has died, which is an error.
+// Keep hands over the lab when it is up. Whoever made it closes it.
+func (k *Keeper) Keep(l *Lab) { k.lab.Store(l) }
+
+// Down is closed when a client has asked for the end.
+func (k *Keeper) Down() <-chan struct{} { return k.down }
+
+// lastAnswers is how long clients have to get their answers when the keeper ends.
+const lastAnswers = time.Second
+
+// Run serves until ctx ends. Connections that asked for the end are closed only then, or later with the process.
 func (k *Keeper) Run(ctx context.Context, l *net.UnixListener) error {
 	l.SetUnlinkOnClose(false) // the path is another one here
 	stop := context.AfterFunc(ctx, func() { l.Close() })
 	defer stop()
-	go func() {
-		<-k.down
-		l.Close()
-	}()
 	var clients sync.WaitGroup
-	defer clients.Wait()
 	for {
 		c, err := l.AcceptUnix()
+		if errors.Is(err, net.ErrClosed) {
+			break
+		}
 		if err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return nil
-			}
 			return fmt.Errorf("lab's socket: %w", err)
 		}
 		clients.Go(func() {
 			defer c.Close()
 			if err := k.serve(ctx, c); err != nil {
-				_ = json.NewEncoder(c).Encode(answer{Code: 1, Error: err.Error()}) // a client that is gone needs no answer
+				a := answer{Code: 1, Error: err.Error()}
+				if coded, ok := errors.AsType[codedError](err); ok {
+					a.Code = coded.code
+				}
+				_ = json.NewEncoder(c).Encode(a) // a client that is gone needs no answer
 			}
 		})
 	}
+	answered := make(chan struct{})
+	go func() {
+		clients.Wait()
+		close(answered)
+	}()
+	select {
+	case <-answered:
+	case <-time.After(lastAnswers):
+	}
+	return nil
 }
 
+// codedError is an error with the exit code that the client should have.
+type codedError struct {
+	code int
+	error
+}
+
+func (e codedError) Unwrap() error { return e.error }
+
+// askTime is how long a client may take to say what it wants.
+const askTime = 10 * time.Second
+
 func (k *Keeper) serve(ctx context.Context, c *net.UnixConn) error {
+	if err := c.SetReadDeadline(time.Now().Add(askTime)); err != nil {
+		return err
+	}
 	r, files, rest, err := receive(c)
 	if err != nil {
 		return err
 	}
 	defer closeAll(files)
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	var a answer
 	switch r.Op {
+	case "state":
+		a.State = k.state()
 	case "exec":
-		return k.exec(ctx, c, r, files, rest)
+		if a.Code, err = k.exec(r, files, rest); err != nil {
+			return err
+		}
 	case "impair":
-		if r.Impair == nil {
+		l := k.lab.Load()
+		switch {
+		case l == nil:
+			return errComing
+		case r.Impair == nil:
 			return errors.New("no impairment given")
 		}
-		if err := k.lab.Impair(ctx, *r.Impair); err != nil {
+		if err := l.Impair(ctx, *r.Impair); err != nil {
 			return err
 		}
 	case "down":
 		k.once.Do(func() { close(k.down) })
+		if err := json.NewEncoder(c).Encode(a); err != nil {
+			return nil // it does not want to know
+		}
+		<-ctx.Done() // the end of the connection is the sign of the end
+		return nil
 	default:
 		return fmt.Errorf("%q is nothing that a lab does", r.Op)
 	}
-	return json.NewEncoder(c).Encode(answer{})
+	return json.NewEncoder(c).Encode(a)
 }
 
-// exec runs a command with the client's descriptors and passes the client's signals on. A client that goes away hangs it up.
-func (k *Keeper) exec(ctx context.Context, c *net.UnixConn, r request, files []*os.File, rest io.Reader) error {
-	want := 3
-	if r.Terminal {
-		want = 1
+var errComing = errors.New("the lab is still coming up")
+
+func (k *Keeper) state() *State {
+	s := &State{Sites: k.sites, Since: k.since}
+	if l := k.lab.Load(); l != nil {
+		s.Up, s.Ended, s.Impaired = true, l.Ended(), l.Impaired()
 	}
-	if len(files) != want {
-		return fmt.Errorf("%d descriptors came with a command, want %d", len(files), want)
-	}
-	cmd, err := k.lab.Command(context.WithoutCancel(ctx), r.Node, r.Argv...)
-	if err != nil {
-		return err
-	}
-	if cmd.Err != nil {
-		return cmd.Err
-	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if r.Terminal {
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[0], files[0]
-		cmd.SysProcAttr.Setctty = true
-	} else {
-		cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[1], files[2]
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	closeAll(files)
-	ended := make(chan struct{})
-	go func() {
-		messages := json.NewDecoder(rest)
-		for {
-			var m request
-			sig := syscall.SIGHUP
-			err := messages.Decode(&m)
-			if err == nil {
-				sig = syscall.Signal(m.Signal)
-			}
-			select {
-			case <-ended:
-				return
-			default:
-				_ = syscall.Kill(-cmd.Process.Pid, sig) // its own session, so all that it started; it may have ended
-			}
-			if err != nil {
-				return
-			}
-		}
-	}()
-	err = cmd.Wait()
-	close(ended)
-	code := 0
-	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-		code = exit.ExitCode()
-		if status, ok := exit.Sys().(syscall.WaitStatus); ok && status.Signaled() {
-			code = 128 + int(status.Signal())
-		}
-	} else if err != nil {
-		return err
-	}
-	return json.NewEncoder(c).Encode(answer{Code: code})
+	return s
 }
 
 // receive reads the first message and its descriptors. What came behind it in the same packet is in the reader, before the connection.
@@ -197,32 +215,4 @@ func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// Impairment is what a cable does to packets. The zero value heals it.
-type Impairment struct {
-	// Node and Interface name an end of a cable. What leaves the node there is impaired, and what comes in.
-	Node, Interface string
-	// Cut drops everything; Loss drops that many packets of a hundred.
-	Cut  bool
-	Loss int
-	// Hole drops packets longer than that many bytes; 0 does not.
-	Hole int
-}
-
-// Impair changes how a cable behaves, both ways.
-func (l *Lab) Impair(_ context.Context, i Impairment) error {
-	ns := l.nodes[i.Node]
-	if ns == nil {
-		return fmt.Errorf("%s has no node %q", l.network.Name, i.Node)
-	}
-	switch {
-	case i.Cut:
-		return ns.Cut(i.Interface, netns.Both)
-	case i.Loss != 0:
-		return ns.Loss(i.Interface, netns.Both, i.Loss)
-	case i.Hole != 0:
-		return ns.Hole(i.Interface, netns.Both, i.Hole)
-	}
-	return ns.Heal(i.Interface)
 }

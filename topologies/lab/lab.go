@@ -17,6 +17,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -31,6 +33,14 @@ type Options struct {
 	Sitewire string
 	// Env is added to the gateways' environment, as KEY=VALUE.
 	Env []string
+	// Progress is called before each node's programs start, with how many nodes run already, and the node; it may be nil.
+	Progress func(running int, n *topologies.Node)
+}
+
+func (o Options) progress(running int, n *topologies.Node) {
+	if o.Progress != nil {
+		o.Progress(running, n)
+	}
 }
 
 // Lab is a running network.
@@ -39,6 +49,10 @@ type Lab struct {
 	opts    Options
 	nodes   map[string]*netns.NS
 	daemons []daemon
+	// impairing is a slot: who is in it owns ways.
+	impairing chan struct{}
+	ways      map[string]*netns.Way // by the port where packets leave
+	impaired  atomic.Pointer[[]Impaired]
 }
 
 type daemon struct {
@@ -52,7 +66,8 @@ const stopPatience = 10 * time.Second
 // Up brings the network up and returns when every program runs, which is before the tunnels and sessions are up. It must be called inside
 // a lab of package netns. If it fails, nothing is left.
 func Up(ctx context.Context, w *topologies.Network, o Options) (*Lab, error) {
-	l := &Lab{network: w, opts: o, nodes: make(map[string]*netns.NS, len(w.Nodes))}
+	l := &Lab{network: w, opts: o, nodes: make(map[string]*netns.NS, len(w.Nodes)),
+		impairing: make(chan struct{}, 1), ways: map[string]*netns.Way{}}
 	if err := l.up(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("network %s: %w", w.Name, err), l.Close())
 	}
@@ -86,7 +101,14 @@ func (l *Lab) up(ctx context.Context) error {
 			}
 		}
 	}
-	for _, n := range l.network.Nodes {
+	if err := l.impairLinks(ctx); err != nil {
+		return err
+	}
+	for i, n := range l.network.Nodes {
+		l.opts.progress(i, n)
+		if err := context.Cause(ctx); err != nil {
+			return err
+		}
 		if err := l.start(ctx, n); err != nil {
 			return err
 		}
@@ -146,7 +168,7 @@ func (l *Lab) Command(ctx context.Context, node string, argv ...string) (*exec.C
 	ns := l.nodes[node]
 	switch {
 	case ns == nil:
-		return nil, fmt.Errorf("%s has no node %q", l.network.Name, node)
+		return nil, l.network.NoNode(node)
 	case len(argv) == 0:
 		return nil, errors.New("no command")
 	}
@@ -179,6 +201,17 @@ func (l *Lab) Log(node string) string {
 	return ""
 }
 
+// Ended names the nodes whose gateway or foreign daemon has ended by itself.
+func (l *Lab) Ended() []string {
+	var names []string
+	for _, d := range l.daemons {
+		if d.Ended() && !slices.Contains(names, d.node.Name) {
+			names = append(names, d.node.Name)
+		}
+	}
+	return names
+}
+
 // Dead names a gateway or foreign daemon that has ended by itself.
 func (l *Lab) Dead() error {
 	for _, d := range l.daemons {
@@ -203,6 +236,7 @@ func (l *Lab) Close() error {
 			time.Sleep(time.Millisecond)
 		}
 	}
+	errs = append(errs, l.closeWays()...)
 	for _, ns := range l.nodes {
 		errs = append(errs, ns.Close())
 	}

@@ -125,8 +125,24 @@ func (w *Way) Set(i Impairment) error {
 	return nil
 }
 
-// Close makes the way as good as new.
-func (w *Way) Close() error { return w.Set(Impairment{}) }
+// Close makes the way as good as new. A cable that is gone is.
+func (w *Way) Close() error {
+	for _, end := range []struct {
+		n   *NS
+		dev string
+	}{{w.from, w.fromDev}, {w.to, w.toDev}} {
+		if _, err := end.n.link(end.dev); err == nil {
+			continue
+		}
+		line := w.line
+		w.now, w.by, w.line = Impairment{}, "", nil
+		if line == nil {
+			return nil
+		}
+		return line.Close()
+	}
+	return w.Set(Impairment{})
+}
 
 // queue makes packets wait as i says, by the means that the machine has.
 func (w *Way) queue(i Impairment) error {
