@@ -2,6 +2,7 @@ package topologies
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -77,10 +78,8 @@ func (w *Network) FindPort(text string) (Port, error) {
 	}
 	for _, p := range w.Ports(n) {
 		aliases := w.Aliases(p)
-		for _, a := range aliases {
-			if a == name {
-				return p, nil
-			}
+		if slices.Contains(aliases, name) {
+			return p, nil
 		}
 		names = append(names, p.Interface+" ("+strings.Join(aliases, ", ")+")")
 	}
