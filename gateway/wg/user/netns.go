@@ -17,7 +17,8 @@ func currentNamespace() (*os.File, error) {
 	return f, nil
 }
 
-// within runs fn on a thread that is in the network namespace ns. A thread that cannot be brought back is not used again.
+// within runs fn on a thread that is in the network namespace ns. A thread that cannot be brought back is not used again. Where the thread
+// is there already nothing is entered: that would take CAP_SYS_ADMIN all the same (setns(2)), which a gateway with one namespace need not have.
 func within(ns *os.File, fn func() error) error {
 	runtime.LockOSThread()
 	before, err := currentNamespace()
@@ -26,6 +27,10 @@ func within(ns *os.File, fn func() error) error {
 		return err
 	}
 	defer before.Close()
+	if same(before, ns) {
+		defer runtime.UnlockOSThread()
+		return fn()
+	}
 	if err := setns(ns); err != nil {
 		runtime.UnlockOSThread()
 		return err
@@ -37,6 +42,13 @@ func within(ns *os.File, fn func() error) error {
 	}
 	runtime.UnlockOSThread()
 	return err
+}
+
+// same tells whether two files are the same namespace; what cannot be asked is not.
+func same(a, b *os.File) bool {
+	x, errX := a.Stat()
+	y, errY := b.Stat()
+	return errX == nil && errY == nil && os.SameFile(x, y)
 }
 
 // setns uses SyscallConn instead of Fd, which would make the descriptor blocking.
