@@ -33,11 +33,17 @@ func (w *Network) Containerlab() map[string]string {
 // configFile is where the folder has a node's file.
 func configFile(n *Node, file string) string { return path.Join("configs", n.Name, path.Base(file)) }
 
+// Container is the name that containerlab gives to a node's container.
+func Container(w *Network, node string) string { return "clab-" + labName(w) + "-" + node }
+
+// labName is the network's name as a lab's: a dash would make the names of containers ambiguous.
+func labName(w *Network) string { return strings.ReplaceAll(w.Name, "-", "_") }
+
 func (w *Network) clabFile() string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
 	p("# %s\n# Made by: go generate ./topologies. Change topologies/*.go, not this file.\n", w.Title)
-	p("name: %s\n\ntopology:\n", strings.ReplaceAll(w.Name, "-", "_"))
+	p("name: %s\n\ntopology:\n", labName(w))
 	// A management network would give every node a second way to every other.
 	p("  defaults:\n    kind: linux\n    network-mode: none\n  nodes:\n")
 	for _, n := range w.Nodes {

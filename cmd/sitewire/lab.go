@@ -37,7 +37,7 @@ The same networks are in the repository's folder containerlab/, for containerlab
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(newLabList(a), newLabShow(a), newLabGraph(a), newLabUp(a), newLabKeep(a), newLabDown(a), newLabExec(a), newLabImpair(a), newLabPing(a), newLabFlow(a), newLabGet(a), newLabKey(a), newLabRun(), newLabLink(), newLabRoute())
+	cmd.AddCommand(newLabList(a), newLabShow(a), newLabGraph(a), newLabUp(a), newLabKeep(a), newLabDown(a), newLabCheck(a), newLabExec(a), newLabImpair(a), newLabPing(a), newLabFlow(a), newLabGet(a), newLabKey(a), newLabRun(), newLabLink(), newLabRoute())
 	return cmd
 }
 

@@ -78,21 +78,9 @@ func (a *app) checkLab(ctx context.Context, w *topologies.Network) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
-	p := a.paint()
 	out := errWriter{w: a.stdout}
 	out.printf("%s: %d nodes up after %.1f s\n", w.Name, len(w.Nodes), time.Since(start).Seconds())
 	ctx, cancel := context.WithTimeout(ctx, checkTime(w))
 	defer cancel()
-	for _, r := range check.Common(ctx, l) {
-		verdict := p.paint(good, "ok  ")
-		if r.Err != nil {
-			verdict = p.paint(bad, "FAIL")
-			err = silently(exitFailure)
-		}
-		out.printf("%s %6.1fs  %s (%s)\n", verdict, r.Took.Seconds(), r.Name, r.Detail)
-		if r.Err != nil {
-			out.printf("%s\n", r.Err)
-		}
-	}
-	return errors.Join(err, l.Dead(), out.err)
+	return errors.Join(out.err, a.verdict(check.Common(ctx, l)), l.Dead())
 }
