@@ -107,7 +107,7 @@ func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error)
 	if err := dev.Apply(ctx, delta); err != nil {
 		for i := range errs {
 			if errs[i] == nil {
-				errs[i] = fmt.Errorf("device %s: %w", name, err)
+				errs[i] = onDevice(name, err)
 			}
 		}
 	}
@@ -120,7 +120,7 @@ func (t *tunnels) List(ctx context.Context) ([]routes.AllowedIP, error) {
 	for name, dev := range ix.devices {
 		ips, err := dev.AllowedIPs(ctx)
 		if err != nil {
-			return nil, fmt.Errorf("device %s: %w", name, err)
+			return nil, onDevice(name, err)
 		}
 		for _, ip := range ips {
 			owner, ok := ix.names[keyOnDevice{name, ip.Peer}]

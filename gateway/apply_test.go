@@ -158,7 +158,7 @@ func TestApplyRollsBack(t *testing.T) {
 				})
 			},
 			func(r *rig) { r.backend.failWith(nil) },
-			"device wg-zrh: peer zrh: device wg-zrh: injected failure",
+			"peer zrh: device wg-zrh: injected failure",
 		},
 		"link": {
 			func(r *rig) {

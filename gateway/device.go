@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"sitewire/gateway/host"
@@ -29,6 +30,14 @@ type device struct {
 
 // linkEvery is how often links, addresses and MTUs are compared with what they should be.
 const linkEvery = 10 * time.Second
+
+// onDevice has an error name the device that it is about: once, as devices mostly do so themselves.
+func onDevice(name string, err error) error {
+	if head := "device " + name + ": "; strings.Contains(err.Error(), head) {
+		return err
+	}
+	return fmt.Errorf("device %s: %w", name, err)
+}
 
 func (d *device) byKey(k wg.PublicKey) *peer {
 	for _, p := range d.peers {
@@ -114,7 +123,7 @@ func (t *tunnels) lose(d *device, err error, now time.Time) {
 			t.told[p.spec.Name] = false
 			t.lost(p.spec.Name, routes.LossLink)
 		}
-		t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
+		t.setState(p, wg.TunnelDown, onDevice(d.spec.Name, err).Error(), now)
 	}
 }
 
@@ -130,7 +139,7 @@ func (t *tunnels) reopen(ctx context.Context, d *device, now time.Time) {
 	d.backoff = min(max(2*d.backoff, time.Second), 30*time.Second)
 	d.retryAt = now.Add(d.backoff)
 	for _, p := range d.peers {
-		t.setState(p, wg.TunnelDown, "device: "+err.Error(), now)
+		t.setState(p, wg.TunnelDown, onDevice(d.spec.Name, err).Error(), now)
 	}
 	if d.dev != nil {
 		d.dev.Close(false)

@@ -94,7 +94,7 @@ func TestLostDeviceBackoff(t *testing.T) {
 		})
 		r.backend.vanish("wg-store")
 		r.after(2 * time.Minute)
-		r.wantState("store", wg.TunnelDown, "device: injected failure")
+		r.wantState("store", wg.TunnelDown, "device wg-store: injected failure")
 		for i := 1; i < len(tries); i++ {
 			wait := tries[i] - tries[i-1]
 			if want := min(time.Second<<(i-1), 30*time.Second); wait < want || wait > want+time.Second {

@@ -94,7 +94,7 @@ func TestStartFails(t *testing.T) {
 		"backend":  {func(r *rig) { r.backend.missing = errTest }, "device wg-nyc: injected failure"},
 		"device":   {func(r *rig) { r.backend.failWith(failing("open wg-store")) }, "device wg-store: injected failure"},
 		"link":     {func(r *rig) { r.host.failWith(failing("link wg-store")) }, "device wg-store: injected failure"},
-		"peer":     {func(r *rig) { r.backend.failWith(failing("wg set wg-store")) }, "device wg-store: peer store: device wg-store: injected failure"},
+		"peer":     {func(r *rig) { r.backend.failWith(failing("wg set wg-store")) }, "peer store: device wg-store: injected failure"},
 		"speaker":  {func(r *rig) { r.speaker.broken = errTest }, "bgp: injected failure"},
 		"firewall": {func(r *rig) { r.host.failWith(failing("firewall")); r.speaker.broken = errTest }, "bgp: injected failure"},
 	} {

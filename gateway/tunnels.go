@@ -147,7 +147,7 @@ func (t *tunnels) Add(ctx context.Context, specs []deviceSpec) error {
 					t.closeDevice(name, true)
 				}
 				t.publish()
-				return fmt.Errorf("device %s: %w", s.Name, err)
+				return onDevice(s.Name, err)
 			}
 		}
 		t.publish()
@@ -202,7 +202,7 @@ func (t *tunnels) Prune(ctx context.Context, specs []deviceSpec) error {
 			})
 			if len(gone) > 0 && d.dev != nil {
 				if err := d.dev.Apply(ctx, wg.Delta{RemovePeers: gone}); err != nil {
-					errs = append(errs, fmt.Errorf("device %s: %w", name, err))
+					errs = append(errs, onDevice(name, err))
 				}
 			}
 			d.spec = specs[i]

@@ -107,6 +107,7 @@ func newFixture() fixture {
 			learned,
 			{Prefix: netip.MustParsePrefix("172.20.1.0/24"), Installed: "unreachable", Source: "own", Changed: before(50 * time.Hour)},
 			{Prefix: netip.MustParsePrefix("172.20.9.0/24"), Reason: "next hop 10.0.0.9 is not reachable", Source: "bgp", Paths: []gateway.PathInfo{{Neighbour: "core", Best: true, NextHop: netip.MustParseAddr("10.0.0.9"), Attrs: &routes.Attrs{ASPath: []uint32{65000}, Origin: "igp", LocalPref: 100}}}},
+			{Prefix: netip.MustParsePrefix("fe80::2/128"), Source: "tunnel", AllowedOn: []routes.AllowedIP{{Device: "wg-nyc", Prefix: netip.MustParsePrefix("fe80::2/128"), Peer: "nyc"}}},
 			{Prefix: netip.MustParsePrefix("169.254.0.0/16"), Reason: "no accepted path", Source: "bgp", Paths: []gateway.PathInfo{refusedPath}},
 		}},
 		explanation: gateway.Explanation{

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -66,7 +67,8 @@ func TestRender(t *testing.T) {
 		"peer":           func(w io.Writer) error { return renderPeer(w, false, peers.Peers[0], now) },
 		"peer-waiting":   func(w io.Writer) error { return renderPeer(w, false, peers.Peers[2], now) },
 		"bgp":            func(w io.Writer) error { return renderSessions(w, false, sessions, now, true) },
-		"routes":         func(w io.Writer) error { return renderRoutes(w, false, rs, now, true) },
+		"routes":         func(w io.Writer) error { return renderRoutes(w, false, slices.DeleteFunc(slices.Clone(rs), needsNone), now, true) },
+		"routes-all":     func(w io.Writer) error { return renderRoutes(w, false, rs, now, true) },
 		"rejected":       func(w io.Writer) error { return renderRejected(w, false, rs, now, true) },
 		"route":          func(w io.Writer) error { return renderRouteBlocks(w, false, rs[1:2], now) },
 		"route-blocks":   func(w io.Writer) error { return renderRouteBlocks(w, false, rs[1:4], now) },

@@ -19,13 +19,14 @@ import (
 func newRoutes(a *app) *cobra.Command {
 	var out output
 	var peerName string
-	var rejected bool
+	var rejected, all bool
 	cmd := &cobra.Command{
 		Use:     "routes [PREFIX]",
 		Aliases: []string{"route"},
 		Short:   "Routes and where they lead; with a prefix, all its paths",
 		Long: `VIA is the kernel's route as written and acknowledged, PEER the neighbour of the best path, PATHS accepted/all,
 TOOK the time from the UPDATE to the kernel's acknowledgement. A route that is not in the kernel says why instead.
+Addresses in tunnels that need no route, such as link-local ones, are left out; --all shows them too.
 
 With --rejected: the paths that import policy turned down, one line each, with the rule.`,
 		Args: cobra.MaximumNArgs(1),
@@ -57,17 +58,27 @@ With --rejected: the paths that import policy turned down, one line each, with t
 			case len(args) > 0:
 				return renderRouteBlocks(a.stdout, a.paint(), ans.Routes, a.now())
 			}
+			if !all {
+				ans.Routes = slices.DeleteFunc(ans.Routes, needsNone)
+			}
 			return renderRoutes(a.stdout, a.paint(), ans.Routes, a.now(), !out.noHeaders)
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	out.flags(cmd, true)
 	cmd.Flags().StringVar(&peerName, "peer", "", "only routes with a path from this peer or neighbour")
+	cmd.Flags().BoolVar(&all, "all", false, "also addresses in tunnels that need no route")
 	cmd.Flags().BoolVar(&rejected, "rejected", false, "paths that import policy turned down, with the rule")
 	cmd.RegisterFlagCompletionFunc("peer", func(cmd *cobra.Command, _ []string, s string) ([]string, cobra.ShellCompDirective) {
 		return a.completePeers(cmd, nil, s)
 	})
 	return cmd
+}
+
+// needsNone tells of an address at the other end of a tunnel that is allowed there and has, and needs, no route: the kernel knows the
+// way, as to any link-local address.
+func needsNone(r gateway.RouteInfo) bool {
+	return (r.Source == "" || r.Source == "tunnel") && r.Installed == "" && r.Reason == "" && len(r.Paths) == 0
 }
 
 // parsePrefix reads a prefix; an address stands for its host prefix.
