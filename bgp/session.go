@@ -271,8 +271,11 @@ func (n *neighbour) snapshot() Session {
 	for f, to := range []**Counts{&s.IPv4, &s.IPv6} {
 		if t := &n.in[f]; t.offered {
 			*to = &Counts{
-				Received: len(t.entries), Accepted: t.accepted, Advertised: n.polled.advertised[f], Rejected: maps.Clone(t.rejected),
+				Received: len(t.entries), Accepted: t.accepted, Rejected: maps.Clone(t.rejected),
 				Limit: n.limit(routes.Family(f)), EOR: t.eor && n.state == Established, Stale: n.staleCount(routes.Family(f)),
+			}
+			if n.state == Established { // GoBGP goes on to count what it would send
+				(*to).Advertised = n.polled.advertised[f]
 			}
 		}
 	}

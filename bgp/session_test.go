@@ -362,3 +362,16 @@ func TestRoutes(t *testing.T) {
 		}
 	}
 }
+
+// A session that is not Established announces nothing, whatever GoBGP counted last.
+func TestAdvertisedWhileDown(t *testing.T) {
+	for state, want := range map[State]int{Established: 7, Idle: 0, Active: 0} {
+		n := &neighbour{}
+		n.state = state
+		n.in[0].offered = true
+		n.polled.advertised[0] = 7
+		if got := n.snapshot().IPv4.Advertised; got != want {
+			t.Errorf("%v: %d, want %d", state, got, want)
+		}
+	}
+}
