@@ -287,7 +287,7 @@ func parseEndpoint(s string) (Endpoint, error) {
 	host, portText := s[:i], s[i+1:]
 	port, err := strconv.ParseUint(portText, 10, 16)
 	if err != nil || port == 0 {
-		return Endpoint{}, fmt.Errorf("%q: %q is not a UDP port, 1 to 65535", s, portText)
+		return Endpoint{}, fmt.Errorf("%q: %q is not a port, 1 to 65535", s, portText)
 	}
 	bracketed := strings.HasPrefix(host, "[") && strings.HasSuffix(host, "]")
 	if bracketed {

@@ -20,10 +20,10 @@ func overview() Board {
 			}, {
 				Title: "Sites cut off", Kind: Stat, W: 3, H: 4, Unit: "none", Steps: anyRed, NoValue: "no BGP", Link: "sitewire-bgp",
 				Question: "To how many sites is no BGP session up, counted per gateway?",
-				Normal:   "0. A site counts once for each gateway that cannot reach it.",
+				Normal:   "0. A site counts once for each gateway that cannot reach it. Routers of a gateway's own LAN and disabled sessions do not count.",
 				Do:       "If the tunnel is up, it is BGP: open the BGP board. If the tunnel is down too, it is the way in between: open the tunnel board.",
 				Alerts:   []string{"SitewireSiteIsolated"},
-				Queries: []Query{{Expr: `sum(sum by (job, instance, site) (sitewire_bgp_session_up{gw} * ` + peers + `sitewire_bgp_peer_info{site}) == bool 0)`,
+				Queries: []Query{{Expr: `sum(max by (job, instance, site) ((sitewire_bgp_session_up{gw} unless on (job, instance, peer, session) sitewire_bgp_session_admin_up{gw} == 0) * ` + peers + `sitewire_bgp_peer_info{site, tunnel="true"}) == bool 0)`,
 					Instant: true}},
 			}, {
 				Title: "Tunnels down", Kind: Stat, W: 3, H: 4, Unit: "none", Steps: anyRed, NoValue: "no tunnels", Link: "sitewire-tunnel",
@@ -43,7 +43,7 @@ func overview() Board {
 				Title: "Kernel out of step", Kind: Stat, W: 3, H: 4, Unit: "none", Steps: anyRed, NoValue: "no data", Link: "sitewire-routing",
 				Question: "How many routes, allowed-IPs and other objects in the kernels are not as they should be?",
 				Normal:   "0. A difference that is found is repaired within seconds; one that stays means wrong or lost traffic.",
-				Do:       "Click for the routing board: the kind of drift and the netlink errors tell what resists. `sitewire doctor` on the gateway names the cause.",
+				Do:       "Click for the routing board: the kind of drift and the netlink errors tell what resists. `sitewire status` on the gateway names the cause.",
 				Alerts:   []string{"SitewireDriftUnresolved", "SitewireDriftRecurring"},
 				Queries:  []Query{{Expr: `sum(sitewire_drift_unresolved{gw})`, Instant: true}},
 			}, {

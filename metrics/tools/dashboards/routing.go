@@ -23,7 +23,7 @@ func routing() Board {
 				Steps:    []Step{{Color: "green"}, {5, "yellow"}, {30, "red"}},
 				Question: "How long has a change waited, at worst?",
 				Normal:   "0 s.",
-				Do:       "Failed writes and netlink errors below tell what resists; `sitewire doctor` names the cause.",
+				Do:       "Failed writes and netlink errors below tell what resists; `sitewire status` on the gateway names the cause.",
 				Alerts:   []string{"SitewireSyncStuck"},
 				Queries: []Query{{Expr: `max((time() - sitewire_reconcile_oldest_pending_timestamp_seconds{gw}) * (sitewire_reconcile_oldest_pending_timestamp_seconds{gw} > bool 0))`,
 					Instant: true}},
