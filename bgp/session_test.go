@@ -326,6 +326,8 @@ func TestRoutes(t *testing.T) {
 	l.feed.wait(t, "all of it", func() bool {
 		return l.feed.path("a", "10.4.0.0/16") != nil && l.feed.bestOf("10.2.0.0/16") == "a" && l.feed.bestOf("10.2.3.0/24") == "a"
 	})
+	// GoBGP sends before it tells us that the session is up.
+	l.session("b", "up", func(s Session) bool { return s.State == Established })
 	list := func(f Filter) string {
 		t.Helper()
 		got, total, err := l.Routes(l.context(), f)
