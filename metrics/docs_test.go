@@ -52,6 +52,16 @@ finds native buckets there as well: schema 3, each one ends 9 % above the one be
 ` + "`histogram_quantile(0.99, rate(sitewire_route_convergence_duration_seconds[5m]))`" + ` is off by less than a tenth anywhere
 between 1 µs and 2 min; what is shorter or longer is not told apart.
 
+The rules and dashboards use the classic buckets, so have Prometheus keep both. It drops the classic ones of what it takes as
+native, and those panels and alerts then see nothing:
+
+| Prometheus | to take native histograms | to keep the classic ones as well |
+|---|---|---|
+| 2.40 to 2.44 (Debian 12 has 2.42) | ` + "`--enable-feature=native-histograms`" + ` | not possible: all ` + "`sitewire_…_bucket`" + ` series are gone, so leave the flag off |
+| 2.45 to 2.55 | the same | ` + "`scrape_classic_histograms: true`" + ` in the job |
+| 3.0 to 3.8 | the same | ` + "`always_scrape_classic_histograms: true`" + ` in the job |
+| 3.9 and later | ` + "`scrape_native_histograms: true`" + ` in the job | ` + "`always_scrape_classic_histograms: true`" + ` in the job |
+
 The metrics of the Go runtime (` + "`go_*`" + `), of the process (` + "`process_*`" + `) and of the exporter's own HTTP handler
 (` + "`promhttp_*`" + `) are there too.
 

@@ -52,6 +52,35 @@ func TestPrometheus(t *testing.T) {
 	promtool(t, a.ns)
 }
 
+// TestPrometheusNative: a real Prometheus that was told to take native histograms asks for protocol buffers and computes quantiles over
+// native buckets; this is also how docs/metrics.md knows what the one in Debian 12 does with the classic ones.
+func TestPrometheusNative(t *testing.T) {
+	nstest.Need(t, nstest.Program("prometheus"))
+	l := newLab(t)
+	a, b := l.site("ours"), l.site("theirs")
+	d := a.run(a.head() + quickTimers + "peers:\n" + b.gatewayYAML(a))
+	e := b.run(b.head() + quickTimers + "peers:\n" + a.gatewayYAML(b))
+	d.sessionsUp(1)
+	p := startPrometheus(t, a.ns, "--enable-feature=native-histograms")
+	const series = `sitewire_route_convergence_duration_seconds`
+	p.until(`sum(histogram_count(`+series+`{operation="announce"})) >= bool 2`, 1)
+
+	// Routes that come while it watches.
+	more := strings.Replace(b.head(), "announce: [", "announce: [10.99.0.0/16, 10.98.0.0/16, ", 1)
+	e.reload(more + quickTimers + "peers:\n" + a.gatewayYAML(b))
+	p.until(`histogram_count(sum(increase(`+series+`{operation="announce"}[1m]))) > bool 0`, 1)
+	p.until(`histogram_quantile(0.9, sum(rate(`+series+`{operation="announce"}[1m]))) > bool 0`, 1)
+	p.until(`histogram_quantile(0.9, sum(rate(`+series+`{operation="announce"}[1m]))) < bool 5`, 1)
+	if !strings.Contains(scrape(t, a.ns), series+`_bucket{`) {
+		t.Error("no classic buckets in the text format")
+	}
+	classic := p.value(`count({__name__=~"sitewire_.+_bucket"}) or vector(0)`)
+	t.Logf("%s keeps %g series of classic buckets beside native histograms", strings.SplitN(nstest.Run(t, a.ns, "prometheus", "--version"), "\n", 2)[0], classic)
+	// All other series are as ever.
+	p.until(`sitewire_tunnel_up{peer="theirs"}`, 1)
+	p.until(`up{job="sitewire"}`, 1)
+}
+
 // scrape returns the exposition, as curl inside the namespace would see it.
 func scrape(t testing.TB, n *netns.NS) string {
 	t.Helper()
@@ -76,15 +105,15 @@ type prometheus struct {
 	ns *netns.NS
 }
 
-// startPrometheus runs Prometheus beside the gateway, scraping it each second.
-func startPrometheus(t testing.TB, n *netns.NS) *prometheus {
+// startPrometheus runs Prometheus beside the gateway, scraping it each second, with more flags.
+func startPrometheus(t testing.TB, n *netns.NS, flags ...string) *prometheus {
 	t.Helper()
 	const address = "127.0.0.1:9090"
 	d, err := peers.Start(t.Context(), n, peers.Spec{
 		Name: "prometheus", Program: "prometheus",
-		Args: []string{
+		Args: append([]string{
 			"--config.file={dir}/prometheus.yml", "--storage.tsdb.path={dir}/data", "--web.listen-address=" + address, "--log.level=warn",
-		},
+		}, flags...),
 		Files: map[string]string{"prometheus.yml": fmt.Sprintf(`global: { scrape_interval: 1s }
 scrape_configs:
   - job_name: sitewire
@@ -104,30 +133,44 @@ scrape_configs:
 func (p *prometheus) until(query string, want float64) {
 	p.t.Helper()
 	nstest.Eventually(p.t, 30*time.Second, query, func() error {
-		body, err := fetch(p.t.Context(), p.ns, "http://127.0.0.1:9090/api/v1/query?query="+url.QueryEscape(query))
-		if err != nil {
-			return err
+		got, err := p.ask(query)
+		if err == nil && got != want {
+			err = fmt.Errorf("%g, want %g", got, want)
 		}
-		var answer struct {
-			Data struct {
-				Result []struct {
-					Metric map[string]string
-					Value  [2]any // time and value, the latter as text
-				}
+		return err
+	})
+}
+
+// value asks once.
+func (p *prometheus) value(query string) float64 {
+	p.t.Helper()
+	got, err := p.ask(query)
+	must(p.t, err)
+	return got
+}
+
+// ask runs a query that has one result.
+func (p *prometheus) ask(query string) (float64, error) {
+	body, err := fetch(p.t.Context(), p.ns, "http://127.0.0.1:9090/api/v1/query?query="+url.QueryEscape(query))
+	if err != nil {
+		return 0, err
+	}
+	var answer struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string
+				Value  [2]any // time and value, the latter as text
 			}
 		}
-		if err := json.Unmarshal(body, &answer); err != nil {
-			return err
-		}
-		if n := len(answer.Data.Result); n != 1 {
-			return fmt.Errorf("%d results", n)
-		}
-		text, _ := answer.Data.Result[0].Value[1].(string)
-		if got, err := strconv.ParseFloat(text, 64); err != nil || got != want {
-			return fmt.Errorf("%q, want %g", text, want)
-		}
-		return nil
-	})
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return 0, err
+	}
+	if n := len(answer.Data.Result); n != 1 {
+		return 0, fmt.Errorf("%d results", n)
+	}
+	text, _ := answer.Data.Result[0].Value[1].(string)
+	return strconv.ParseFloat(text, 64)
 }
 
 // fetch gets a page from inside a namespace.
