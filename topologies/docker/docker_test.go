@@ -120,12 +120,18 @@ func buildGateway(t *testing.T, e *Engine, sitewire string) {
 	}
 }
 
+// imagesEnv names a file that "docker save" has made of the four images of containerlab/images. With it TestContainers runs every lab, over these.
+const imagesEnv = "SITEWIRE_TEST_IMAGES"
+
 // The gateway's image is built from its Dockerfile and two labs run over it, deployed from the files that are committed: one of gateways
 // and hosts, one with BIRD and FRR. They pass what every lab must pass, and nothing is left.
 func TestContainers(t *testing.T) {
 	nstest.Need(t, nstest.TUN)
-	for _, p := range []string{"bird", "bgpd", "wireguard-go", "wg"} {
-		nstest.Need(t, nstest.Program(p))
+	saved := os.Getenv(imagesEnv)
+	if saved == "" {
+		for _, p := range []string{"bird", "bgpd", "wireguard-go", "wg"} {
+			nstest.Need(t, nstest.Program(p))
+		}
 	}
 	e := engine(t)
 	sitewire := program(t)
@@ -133,12 +139,23 @@ func TestContainers(t *testing.T) {
 	if out, err := e.Docker(t.Context(), "run", "--rm", "--network=none", "sitewire:latest", "version"); err != nil || !strings.HasPrefix(string(out), "sitewire ") {
 		t.Fatalf("sitewire version: %s %v", out, err)
 	}
-	for _, s := range standIns {
-		if err := s.build(t.Context(), e, sitewire); err != nil {
+	labs := []string{"pair", "dn42"}
+	if saved == "" {
+		for _, s := range standIns {
+			if err := s.build(t.Context(), e, sitewire); err != nil {
+				t.Fatal(err)
+			}
+		}
+	} else {
+		if _, err := e.Docker(t.Context(), "load", "--input", saved); err != nil {
 			t.Fatal(err)
 		}
+		labs = nil
+		for _, entry := range topologies.Entries() {
+			labs = append(labs, entry.Name)
+		}
 	}
-	for _, name := range []string{"pair", "dn42"} {
+	for _, name := range labs {
 		t.Run(name, func(t *testing.T) { testLab(t, e, name, sitewire) })
 	}
 }
@@ -185,6 +202,10 @@ func testLab(t *testing.T, e *Engine, name, sitewire string) {
 	gateway := w.ByRole(topologies.Gateway)[0].Name
 	if _, err := e.Docker(ctx, "stop", topologies.Container(w, gateway)); err != nil {
 		t.Error(err)
+	}
+	// Process 1 has no default action for SIGTERM; one that did not listen would have been killed.
+	if out, err := e.Docker(ctx, "inspect", "--format", "{{.State.ExitCode}}", topologies.Container(w, gateway)); err != nil || string(out) != "0\n" {
+		t.Errorf("docker stop: the gateway ended with %s %v", out, err)
 	}
 	if out, err := output(e.Command(ctx, sitewire, "lab", "check", name, "--engine", "docker"), "lab check"); err == nil {
 		t.Errorf("it calls a lab well whose gateway has ended: %s", out)

@@ -46,6 +46,11 @@ until [ -e /sys/fs/cgroup/cgroup.procs ] || [ -d /sys/fs/cgroup/devices ]; do
 done
 `
 
+// sweepCgroups removes what engines have left that were killed. One that has just been made may be another engine's, without processes yet.
+const sweepCgroups = `
+find /sys/fs/cgroup -depth -type d -path "*/sitewire-????????*" -mmin +10 -exec rmdir {} + 2>/dev/null
+`
+
 // Start starts a daemon in a namespace and returns when it answers. Where a program is missing or the daemon cannot run, the error is an
 // *netns.Unavailable.
 func Start(ctx context.Context, ns *netns.NS) (*Engine, error) {
@@ -64,7 +69,7 @@ func Start(ctx context.Context, ns *netns.NS) (*Engine, error) {
 	daemon, err := peers.Start(ctx, ns, peers.Spec{
 		Name: "dockerd", Program: "sh",
 		Args: []string{
-			"-c", showCgroups + `exec dockerd "$@"`, "dockerd", "--config-file", "{dir}/daemon.json", "--host", e.host(), "--pidfile", e.path("pid"),
+			"-c", showCgroups + sweepCgroups + `exec dockerd "$@"`, "dockerd", "--config-file", "{dir}/daemon.json", "--host", e.host(), "--pidfile", e.path("pid"),
 			"--data-root", e.path("data"), "--exec-root", e.path("exec"),
 			// Nothing of a network: labs plug their own cables.
 			"--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false", "--ip-masq=false",
