@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"syscall"
 	"time"
+
+	"sitewire/gateway/config"
 )
 
 // API serves HTTP with JSON on a unix socket that only its owner can open.
@@ -147,7 +149,7 @@ func (a *API) handler() http.Handler {
 		if err != nil {
 			return nil, httpError{http.StatusUnprocessableEntity, err}
 		}
-		d := Diff{APIVersion: APIVersion, Changes: changeLines(g.Config(), cfg), RestartRequired: restartRequired(g.Config(), cfg)}
+		d := Diff{APIVersion: APIVersion, Changes: changeLines(g.Config(), cfg), RestartRequired: config.RestartKeys(g.Config(), cfg)}
 		for _, w := range cfg.Warnings {
 			d.Warnings = append(d.Warnings, w.String())
 		}

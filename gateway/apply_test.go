@@ -248,14 +248,20 @@ func TestApplyRestartRequired(t *testing.T) {
 		for _, change := range []struct{ old, new, want string }{
 			{"asn: 4242420001", "asn: 4242420009", "asn"},
 			{"router_id: 172.20.1.1", "router_id: 172.20.1.9", "router_id"},
-			{"port: 179", "port: 1790", "bgp.port and bgp.listen"},
-			{"port: 179", "port: 179, listen: [10.0.0.1]", "bgp.port and bgp.listen"},
+			{"port: 179", "port: 1790", "bgp.port"},
+			{"port: 179", "port: 179, listen: [10.0.0.1]", "bgp.listen"},
 			{"port: 179", "port: 179, max_paths: 2", "bgp.max_paths"},
-			{"metric: 512", "metric: 600", "routes.table, metric, protocol and source"},
-			{"metric: 512", "metric: 512, table: 100", "routes.table, metric, protocol and source"},
+			{"metric: 512", "metric: 600", "routes.metric"},
+			{"metric: 512", "metric: 512, table: 100", "routes.table"},
 			{"DIR/sock", "DIR/other", "socket"},
-			{"'off'", "127.0.0.1:1", "metrics.listen, web_config, device_counters and endpoint_info"},
-			{"'off'", "'off', web_config: web.yaml", "metrics.listen, web_config, device_counters and endpoint_info"},
+			{"'off'", "127.0.0.1:1", "metrics.listen"},
+			{"'off'", "'off', web_config: web.yaml", "metrics.web_config"},
+			{"'off'", "'off', device_counters: true", "metrics.device_counters"},
+			{"'off'", "'off', endpoint_info: true", "metrics.endpoint_info"},
+			{"metric: 512", "metric: 512, protocol: 84", "routes.protocol"},
+			{"metric: 512", "metric: 512, source_ipv4: 10.0.0.1", "routes.source_ipv4"},
+			{"metric: 512", "metric: 512, source_ipv6: 'fd00::1'", "routes.source_ipv6"},
+			{"metrics:", "log: { level: debug }\nmetrics:", "log.level"},
 			{"private_key:", "backend: userspace, private_key:", "wireguard.backend"},
 		} {
 			err := r.reload(replace(base, change.old, change.new))
@@ -265,6 +271,9 @@ func TestApplyRestartRequired(t *testing.T) {
 			}
 			if got := r.gw.ConfigInfo().RestartRequired; !slices.Equal(got, []string{change.want}) {
 				t.Errorf("%s: restart required for %v", change.new, got)
+			}
+			if p := r.gw.Status().Problems[0]; p.Subject != "configuration" || !strings.Contains(p.What, ": "+change.want+" cannot change") || !strings.HasPrefix(p.Fix, "restart ") {
+				t.Errorf("%s: status says %+v", change.new, p)
 			}
 		}
 		r.didInOrder("")

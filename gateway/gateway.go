@@ -433,7 +433,7 @@ func (g *Gateway) refused(err error) {
 // apply runs on the gateway's goroutine: new before old, and back to the old where new fails.
 func (g *Gateway) apply(ctx context.Context, cfg *config.Config) error {
 	old := g.current.Load()
-	if bad := restartRequired(old.cfg, cfg); len(bad) > 0 {
+	if bad := config.RestartKeys(old.cfg, cfg); len(bad) > 0 {
 		return &RestartError{bad}
 	}
 	undo := func(err error) error {
@@ -457,7 +457,7 @@ func (g *Gateway) apply(ctx context.Context, cfg *config.Config) error {
 type RestartError struct{ Settings []string }
 
 func (e *RestartError) Error() string {
-	return strings.Join(e.Settings, "; ") + " cannot change while running: restart sitewire to apply it"
+	return strings.Join(e.Settings, ", ") + " cannot change while running: restart sitewire to apply the file"
 }
 
 // applyParts adds before it removes: devices and peers, then sessions, then routes and allowed-IPs. Devices and peers
@@ -487,34 +487,4 @@ func (g *Gateway) removeAll() error {
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	return errors.Join(g.syncer.Teardown(ctx), g.o.Host.Teardown(ctx))
-}
-
-// restartRequired names what differs and is fixed for the life of the process.
-func restartRequired(old, cfg *config.Config) (out []string) {
-	if old.ASN != cfg.ASN {
-		out = append(out, "asn")
-	}
-	if old.RouterID != cfg.RouterID {
-		out = append(out, "router_id")
-	}
-	if old.BGP.Port != cfg.BGP.Port || !slices.Equal(old.BGP.Listen, cfg.BGP.Listen) {
-		out = append(out, "bgp.port and bgp.listen")
-	}
-	if old.BGP.MaxPaths != cfg.BGP.MaxPaths {
-		out = append(out, "bgp.max_paths")
-	}
-	r, n := old.Routes, cfg.Routes
-	if r.Table != n.Table || r.Metric != n.Metric || r.Protocol != n.Protocol || r.SourceIPv4 != n.SourceIPv4 || r.SourceIPv6 != n.SourceIPv6 {
-		out = append(out, "routes.table, metric, protocol and source")
-	}
-	if old.Socket != cfg.Socket {
-		out = append(out, "socket")
-	}
-	if o, n := old.Metrics, cfg.Metrics; o.Listen != n.Listen || o.WebConfig != n.WebConfig || o.DeviceCounters != n.DeviceCounters || o.EndpointInfo != n.EndpointInfo {
-		out = append(out, "metrics.listen, web_config, device_counters and endpoint_info")
-	}
-	if old.WireGuard.Backend != cfg.WireGuard.Backend {
-		out = append(out, "wireguard.backend")
-	}
-	return out
 }

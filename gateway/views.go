@@ -67,7 +67,10 @@ func byFamily[T any](n [2]T) map[string]T {
 func problems(f *inForce, ts []wg.Tunnel, speaker *bgp.Snapshot, table *routes.Status, probes map[string]*probe.Stats) []Problem {
 	out := []Problem{}
 	add := func(subject, what, fix string) { out = append(out, Problem{subject, what, fix}) }
-	if f.info.LastError != "" {
+	switch keys := f.info.RestartRequired; {
+	case len(keys) > 0:
+		add("configuration", "the last reload was refused: "+strings.Join(keys, ", ")+" cannot change while running; the older configuration is in force", "restart sitewire to apply the file")
+	case f.info.LastError != "":
 		add("configuration", "the last reload was refused; the older configuration is in force", "sitewire check "+f.info.Path)
 	}
 	alive := map[string]bool{"": true}

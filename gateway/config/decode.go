@@ -51,6 +51,7 @@ type field[T any] struct {
 	name, doc string
 	fallback  string // the default, as documentation says it
 	required  bool
+	fixed     bool // for the life of the process
 	want      string
 	schema    schema
 	read      func(d *decoder, n *node, to *T)
@@ -75,6 +76,13 @@ func key[T, V any](name string, k kind[V], at func(*T) *V, fallback, doc string)
 
 func (f field[T]) must() field[T] {
 	f.required = true
+	return f
+}
+
+// atStart is for what is read when the daemon starts, and then no more.
+func (f field[T]) atStart() field[T] {
+	f.fixed = true
+	f.doc += " Changing this key needs a restart."
 	return f
 }
 

@@ -82,6 +82,34 @@ func Diff(old, new *Config) []Change {
 	return out
 }
 
+// RestartKeys names the keys, such as metrics.listen, that differ between two configurations and that a running daemon cannot change.
+// A reload is refused for their sake.
+func RestartKeys(old, new *Config) (out []string) {
+	fixed := fixedKeys()
+	for _, c := range Diff(old, new) {
+		if c.Object == "" && slices.Contains(fixed, c.Key) {
+			out = append(out, c.Key)
+		}
+	}
+	return out
+}
+
+// fixedKeys are the keys marked with atStart.
+func fixedKeys() []string {
+	return slices.Concat(
+		fixedOf("", topObject()), fixedOf("log.", logObject()), fixedOf("metrics.", metricsObject()), fixedOf("wireguard.", wireguardObject()),
+		fixedOf("probe.", probeObject()), fixedOf("bgp.", bgpObject()), fixedOf("rpki.", rpkiObject()), fixedOf("routes.", routesObject()))
+}
+
+func fixedOf[T any](section string, o object[T]) (out []string) {
+	for _, f := range o.fields {
+		if f.fixed {
+			out = append(out, section+f.name)
+		}
+	}
+	return out
+}
+
 func index(c *Config) map[string][]setting {
 	m := map[string][]setting{}
 	if c != nil {

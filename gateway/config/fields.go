@@ -89,12 +89,12 @@ const (
 func topObject() object[raw] {
 	return object[raw]{name: "the configuration", doc: "The whole file.", fields: []field[raw]{
 		key("site", nameKind("a name"), func(c *raw) *string { return &c.Site }, "", "Name of this site, for people: it is in the metrics, the logs and the status page.").must(),
-		key("asn", asnKind(), func(c *raw) *uint32 { return &c.ASN }, "", "AS number of this site. Needed as soon as a peer or neighbour has one."),
-		key("router_id", addrKind("an IPv4 address", is4), func(c *raw) *netip.Addr { return &c.RouterID }, "`routes.source_ipv4`, else the first usable address of the first announced IPv4 prefix", "BGP identifier. It must differ between all routers that share neighbours (RFC 6286)."),
+		key("asn", asnKind(), func(c *raw) *uint32 { return &c.ASN }, "", "AS number of this site. Needed as soon as a peer or neighbour has one.").atStart(),
+		key("router_id", addrKind("an IPv4 address", is4), func(c *raw) *netip.Addr { return &c.RouterID }, "`routes.source_ipv4`, else the first usable address of the first announced IPv4 prefix", "BGP identifier. It must differ between all routers that share neighbours (RFC 6286).").atStart(),
 		key("announce", list(announceKind()), func(c *raw) *[]*rawAnnounce { return &c.announce }, "nothing", "Prefixes of this site: announced to the neighbours whose export policy lets them, and refused when they come in."),
 		section("log", logObject(), func(c *raw) *Log { return &c.Log }, "What is logged and how."),
 		key("state_dir", pathKind(), func(c *raw) *string { return &c.StateDir }, "/var/lib/sitewire", "Directory for state that survives a restart."),
-		key("socket", pathKind(), func(c *raw) *string { return &c.Socket }, "/run/sitewire/sitewire.sock", "Unix socket of the status API, which the command line talks to."),
+		key("socket", pathKind(), func(c *raw) *string { return &c.Socket }, "/run/sitewire/sitewire.sock", "Unix socket of the status API, which the command line talks to.").atStart(),
 		section("metrics", metricsObject(), func(c *raw) *Metrics { return &c.Metrics }, "Prometheus."),
 		section("wireguard", wireguardObject(), func(c *raw) *WireGuard { return &c.WireGuard }, "What all tunnels have in common."),
 		section("probe", probeObject(), func(c *raw) *Probe { return &c.Probe }, "Echoes through the tunnels, which measure loss and delay."),
@@ -129,25 +129,25 @@ func relativePathKind() kind[string] {
 
 func logObject() object[Log] {
 	return object[Log]{name: "log", fields: []field[Log]{
-		key("level", levelKind(), func(l *Log) *slog.Level { return &l.Level }, "info", "Least important message to log."),
-		key("format", oneOf("text", "json"), func(l *Log) *string { return &l.Format }, "text", "Form of the lines."),
+		key("level", levelKind(), func(l *Log) *slog.Level { return &l.Level }, "info", "Least important message to log.").atStart(),
+		key("format", oneOf("text", "json"), func(l *Log) *string { return &l.Format }, "text", "Form of the lines.").atStart(),
 	}}
 }
 
 func metricsObject() object[Metrics] {
 	listen := text("an address and port such as 127.0.0.1:9587, or off", schema{"anyOf": []any{schema{"enum": []any{"off", ""}}, pattern(`^.*:[0-9]{1,5}$`)}}, parseListen)
 	return object[Metrics]{name: "metrics", fields: []field[Metrics]{
-		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` does not listen."),
-		key("web_config", relativePathKind(), func(m *Metrics) *string { return &m.WebConfig }, "none", "File with TLS and passwords for /metrics, in the format of Prometheus' exporters (see [metrics](metrics.md)); relative to this file. It is read again for every scrape."),
+		key("listen", listen, func(m *Metrics) *string { return &m.Listen }, defaultMetrics, "Where /metrics is served. `off` does not listen.").atStart(),
+		key("web_config", relativePathKind(), func(m *Metrics) *string { return &m.WebConfig }, "none", "File with TLS and passwords for /metrics, in the format of Prometheus' exporters (see [metrics](metrics.md)); relative to this file. What is in it may change at any time: it is read again for every scrape.").atStart(),
 		key("monitored_prefixes", list(prefixKind()), func(m *Metrics) *[]netip.Prefix { return &m.Monitored }, "none", "Prefixes, at most 50, of which the metrics tell for each session whether exactly they are received and announced."),
-		key("device_counters", boolKind(), func(m *Metrics) *bool { return &m.DeviceCounters }, "false", "Export the kernel's counters of packets, errors and drops of each tunnel device."),
-		key("endpoint_info", boolKind(), func(m *Metrics) *bool { return &m.EndpointInfo }, "false", "Export the outer addresses of peers. They are personal data, and each change begins a new series."),
+		key("device_counters", boolKind(), func(m *Metrics) *bool { return &m.DeviceCounters }, "false", "Export the kernel's counters of packets, errors and drops of each tunnel device.").atStart(),
+		key("endpoint_info", boolKind(), func(m *Metrics) *bool { return &m.EndpointInfo }, "false", "Export the outer addresses of peers. They are personal data, and each change begins a new series.").atStart(),
 	}}
 }
 
 func wireguardObject() object[WireGuard] {
 	return object[WireGuard]{name: "wireguard", fields: []field[WireGuard]{
-		key("backend", oneOf(BackendAuto, BackendKernel, BackendUserspace), func(w *WireGuard) *Backend { return &w.Backend }, "auto", "Which WireGuard to use; auto takes the kernel's where there is one."),
+		key("backend", oneOf(BackendAuto, BackendKernel, BackendUserspace), func(w *WireGuard) *Backend { return &w.Backend }, "auto", "Which WireGuard to use; auto takes the kernel's where there is one.").atStart(),
 		key("private_key", secretKeyKind("a private key"), func(w *WireGuard) *wg.Secret { return &w.PrivateKey }, "", "Private key of all devices; best as ${file:PATH} or ${cred:NAME}. Needed as soon as there is a peer."),
 		key("device", deviceKind(), func(w *WireGuard) *string { return &w.Device }, "none: a device for each peer", "Name of a device that peers share. With it peers are on that device unless they say `device: own`."),
 		key("listen_port", number[uint16]("a UDP port", 1, 65535), func(w *WireGuard) *uint16 { return &w.ListenPort }, "51820 with a shared device", "UDP port of the shared device. Without one it is the port of the only peer that does not give its own."),
@@ -184,14 +184,14 @@ const (
 func bgpObject() object[BGP] {
 	address := addrKind("an IP address", func(netip.Addr) bool { return true })
 	return object[BGP]{name: "bgp", fields: []field[BGP]{
-		key("port", orPort("off", number[int]("a TCP port", 1, 65535)), func(b *BGP) *int { return &b.Port }, "179", "TCP port to listen on; off does not listen."),
-		key("listen", list(address), func(b *BGP) *[]netip.Addr { return &b.Listen }, "every address", "Addresses to listen on."),
+		key("port", orPort("off", number[int]("a TCP port", 1, 65535)), func(b *BGP) *int { return &b.Port }, "179", "TCP port to listen on; off does not listen.").atStart(),
+		key("listen", list(address), func(b *BGP) *[]netip.Addr { return &b.Listen }, "every address", "Addresses to listen on.").atStart(),
 		key("hold_time", seconds(minHold, maxHold), func(b *BGP) *time.Duration { return &b.HoldTime }, "90s", "Time without a message after which a session ends."),
 		key("keepalive", seconds(time.Second, maxHold/3), func(b *BGP) *time.Duration { return &b.Keepalive }, "a third of hold_time", "Time between keepalives."),
 		key("connect_retry", seconds(2*time.Second, time.Hour), func(b *BGP) *time.Duration { return &b.ConnectRetry }, "5s", "Time between attempts to connect."),
 		key("graceful_restart", boolKind(), func(b *BGP) *bool { return &b.GracefulRestart }, "true", "Offer graceful restart (RFC 4724), in both roles, to every neighbour."),
 		key("restart_time", seconds(time.Second, 4095*time.Second), func(b *BGP) *time.Duration { return &b.RestartTime }, "120s", "How long neighbours are asked to keep our routes while we restart."),
-		key("max_paths", number[int]("paths", 1, 64), func(b *BGP) *int { return &b.MaxPaths }, "1", "Most equal paths in one route."),
+		key("max_paths", number[int]("paths", 1, 64), func(b *BGP) *int { return &b.MaxPaths }, "1", "Most equal paths in one route.").atStart(),
 		key("bfd", bfdKind(), func(b *BGP) *BFD { return &b.BFD }, "off", "Watch the way to neighbours by BFD (RFC 5881) and end sessions at once when it fails: `wired` (200 ms, 3 packets), `metered` (1 s, 3 packets), or {interval, multiplier}. The neighbour must have BFD too. Not for multihop sessions."),
 	}}
 }
@@ -222,11 +222,11 @@ func routesObject() object[Routes] {
 		return n, nil
 	})
 	return object[Routes]{name: "routes", fields: []field[Routes]{
-		key("table", table, func(r *Routes) *uint32 { return &r.Table }, "main", "Routing table to write to."),
-		key("metric", number[uint32]("a route metric", 1, 1<<31), func(r *Routes) *uint32 { return &r.Metric }, "512", "Metric of the routes; lower wins."),
-		key("protocol", number[uint8]("a route protocol number", 5, 255), func(r *Routes) *uint8 { return &r.Protocol }, "83", "Protocol number that marks routes as ours (rt_protos). No other daemon may use it."),
-		key("source_ipv4", addrKind("an IPv4 address of this host", is4), func(r *Routes) *netip.Addr { return &r.SourceIPv4 }, "the kernel's choice", "Preferred source of IPv4 routes."),
-		key("source_ipv6", addrKind("an IPv6 address of this host", isGlobal6), func(r *Routes) *netip.Addr { return &r.SourceIPv6 }, "the kernel's choice", "Preferred source of IPv6 routes."),
+		key("table", table, func(r *Routes) *uint32 { return &r.Table }, "main", "Routing table to write to.").atStart(),
+		key("metric", number[uint32]("a route metric", 1, 1<<31), func(r *Routes) *uint32 { return &r.Metric }, "512", "Metric of the routes; lower wins.").atStart(),
+		key("protocol", number[uint8]("a route protocol number", 5, 255), func(r *Routes) *uint8 { return &r.Protocol }, "83", "Protocol number that marks routes as ours (rt_protos). No other daemon may use it.").atStart(),
+		key("source_ipv4", addrKind("an IPv4 address of this host", is4), func(r *Routes) *netip.Addr { return &r.SourceIPv4 }, "the kernel's choice", "Preferred source of IPv4 routes.").atStart(),
+		key("source_ipv6", addrKind("an IPv6 address of this host", isGlobal6), func(r *Routes) *netip.Addr { return &r.SourceIPv6 }, "the kernel's choice", "Preferred source of IPv6 routes.").atStart(),
 		key("unreachable", boolKind(), func(r *Routes) *bool { return &r.Unreachable }, "true", "Install unreachable routes for the announced prefixes, so that packets for absent parts do not loop."),
 		key("max_routes", orZero("off", number[int]("routes of a family", 1, 10_000_000)), func(r *Routes) *int { return &r.MaxRoutes }, "off", "Most routes to install in a family; further ones are kept and shown as refused."),
 		key("reconcile_every", seconds(time.Second, 24*time.Hour), func(r *Routes) *time.Duration { return &r.ReconcileEvery }, "1m", "Time between full comparisons with the kernel."),
