@@ -20,7 +20,7 @@ const execArg = "sitewire-netns-exec"
 // The command sees its own /run, kept for the life of the namespace and shared by all its commands: `wg show` finds the socket that
 // wireguard-go made in /run/wireguard before, and two namespaces may use the same interface names. /run/netns and the lab's own
 // directory are the same everywhere. /sys shows the namespace's devices, /var/tmp is the namespace's own, and the machine's own
-// configuration of BIRD, FRR, WireGuard and sitewire under /etc is hidden.
+// configuration of BIRD, FRR, Prometheus, WireGuard and sitewire under /etc is hidden: they see what PutEtc put there.
 //
 // A name without a slash is looked up in PATH and in the directories of daemons. The command does not outlive the lab, so it needs no
 // Pdeathsig (which acts when the starting thread ends: with Go that may be at any time).
@@ -67,8 +67,11 @@ func becomeInside(name, path string, argv []string) error {
 			return fmt.Errorf("bind %s to %s: %w", bind[0], bind[1], err)
 		}
 	}
+	if err := coverEtc(name); err != nil {
+		return fmt.Errorf("cover /etc for %s: %w", name, err)
+	}
 	for _, dir := range hostConfig {
-		err := unix.Mount(filepath.Join(stateDir(name), "empty"), dir, "", unix.MS_BIND, "")
+		err := unix.Mount(etcDir(name, filepath.Base(dir)), dir, "", unix.MS_BIND, "")
 		if err != nil && err != unix.ENOENT {
 			return fmt.Errorf("hide %s: %w", dir, err)
 		}
@@ -81,7 +84,10 @@ func becomeInside(name, path string, argv []string) error {
 }
 
 // hostConfig is what no daemon in a lab may take for its own configuration, or use the keys of.
-var hostConfig = [...]string{"/etc/bird", "/etc/frr", "/etc/sitewire", "/etc/wireguard"}
+var hostConfig = [...]string{"/etc/bird", "/etc/frr", "/etc/prometheus", "/etc/sitewire", "/etc/wireguard"}
+
+// etcDir is what commands see in the place of one of them.
+func etcDir(name, base string) string { return filepath.Join(stateDir(name), "etc", base) }
 
 // stateDir holds all that a namespace owns in the file system. Its path is the same for the lab and for every command.
 func stateDir(name string) string { return filepath.Join(labRoot, "ns", name) }

@@ -35,7 +35,11 @@ func New(name string) (*NS, error) {
 	if name == "" || len(name) > 64 || strings.ContainsAny(name, "/. ") {
 		return nil, fmt.Errorf("namespace name %q: want 1 to 64 letters, digits or dashes", name)
 	}
-	for _, dir := range []string{"run/netns", "run/" + filepath.Base(labRoot), "run/wireguard", "run/lock", "var-tmp", "empty"} {
+	dirs := []string{"run/netns", "run/" + filepath.Base(labRoot), "run/wireguard", "run/lock", "var-tmp"}
+	for _, dir := range hostConfig {
+		dirs = append(dirs, "etc/"+filepath.Base(dir))
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(filepath.Join(stateDir(name), dir), 0o755); err != nil {
 			return nil, fmt.Errorf("namespace %s: %w", name, err)
 		}
