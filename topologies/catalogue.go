@@ -1,6 +1,7 @@
 package topologies
 
 //go:generate go test . -update
+//go:generate go test ./clabtest -run TestDeploy -update
 
 import (
 	"fmt"
@@ -26,6 +27,7 @@ func Entries() []Entry {
 		{Name: "dn42", build: dn42},
 		{Name: "lan-core", build: lanCore},
 		{Name: "mixed", build: mixed},
+		{Name: "observe", build: observe},
 	}
 	for i := range entries {
 		entries[i].Title = entries[i].build(entries[i].Sites).Title
@@ -54,5 +56,7 @@ func Build(name string, sites int) (*Network, error) {
 	case sites < 1 || sites > e.MaxSites:
 		return nil, fmt.Errorf("%s can have 1 to %d sites, not %d", name, e.MaxSites, sites)
 	}
-	return e.build(sites), nil
+	w := e.build(sites)
+	w.Show, w.Try = tours()[name].show, tours()[name].try
+	return w, nil
 }

@@ -66,6 +66,10 @@ func shape(n *Node) string {
 		label += "<br>BIRD"
 	case FRR:
 		label += "<br>FRR"
+	case Monitor:
+		for _, s := range n.Sidecars {
+			label += "<br>" + s.Name
+		}
 	case WireGuard:
 		label += "<br>WireGuard"
 	}

@@ -22,10 +22,6 @@ func hubSpoke(sites int) *Network {
 		b.tunnel(End{Node: hub, Address: outer, Policy: "hub"}, End{Node: spoke, Policy: "branch"})
 	}
 	b.outage(hub, "spoke1-host", "hub-host")
-	b.Try = []Try{
-		{"All spokes at a glance", "sitewire peers", ""},
-		{"Which spoke gets packets for this address, and why?", "sitewire explain 10.2.0.10", ""},
-	}
 	return b.Network
 }
 

@@ -25,13 +25,26 @@ type Network struct {
 	Sessions     []*Session
 	// Scenarios are what may go wrong in the running lab, and what must hold then.
 	Scenarios []*Scenario
-	// Try are things to do in the running lab, in order.
-	Try []Try
+	// Show are commands whose output is worth a look; Try are things to do in the running lab, in order. Each leaves the lab as it was.
+	Show []Shown
+	Try  []Try
 }
 
-// Try is something to try: what to do, the command, and what is to be seen.
+// Try is something to try: what to do, the commands, and what is to be seen.
 type Try struct {
-	What, Command, See string
+	What  string
+	Steps []Step
+	See   string
+}
+
+// Step is a command on a node. Want is a text that its output has, at once or after a while; empty is any.
+type Step struct {
+	Node, Command, Want string
+}
+
+// Shown is a command whose output the description of the network shows.
+type Shown struct {
+	Node, Command string
 }
 
 // Role says what runs on a node.
@@ -44,6 +57,7 @@ const (
 	FRR       Role = "frr"       // FRR, likewise
 	WireGuard Role = "wireguard" // wireguard-go and static routes, no BGP
 	Host      Role = "host"      // a computer on a LAN: answers, asks, and routes nothing
+	Monitor   Role = "monitor"   // joined to gateways by cables of its own, with Prometheus and Grafana on its network
 	Router    Role = "router"    // part of the internet: forwards between its links and knows nothing of what is inside the tunnels
 )
 
@@ -64,9 +78,25 @@ type Node struct {
 	Routes []Route
 	// Policies are those of a gateway, besides the built-in ones.
 	Policies []Policy
+	// Metrics is where a gateway serves its metrics; empty is where it does by itself.
+	Metrics string
+	// Publish are TCP ports of the node that are to be reached from the machine that runs the lab, where it runs in containers.
+	Publish []uint16
+	// Sidecars run on the node's network, and only in containers.
+	Sidecars []Sidecar
 	// How many there are so far; for the builder.
 	ports   int
 	tunnels uint16
+}
+
+// Sidecar is a program of somebody else in a container without a network of its own.
+type Sidecar struct {
+	Name string
+	// Image is the variable that names another one, and the image.
+	Image [2]string
+	Env   map[string]string
+	// Files are made for it: paths as it sees them, and contents. Binds are files and directories of the repository, and where it sees them.
+	Files, Binds map[string]string
 }
 
 // Route is a static route.
@@ -83,7 +113,7 @@ type Policy struct {
 }
 
 // Forwards tells whether the node passes packets on.
-func (n *Node) Forwards() bool { return n.Role != Host }
+func (n *Node) Forwards() bool { return n.Role != Host && n.Role != Monitor }
 
 // Foreign tells whether the node terminates tunnels or speaks BGP without being a sitewire.
 func (n *Node) Foreign() bool { return n.Role == BIRD || n.Role == FRR || n.Role == WireGuard }

@@ -22,6 +22,9 @@ func (w *Network) SitewireConfig(n *Node) string {
 	if src := w.source(n, false); src.IsValid() {
 		p("routes: { source_ipv4: %s, source_ipv6: %s }\n", src, w.source(n, true))
 	}
+	if n.Metrics != "" {
+		p("metrics: { listen: %q }\n", n.Metrics)
+	}
 	if ends := w.TunnelEnds(n); len(ends) > 0 {
 		p("peers:\n")
 		for _, e := range ends {

@@ -11,10 +11,6 @@ func pair(int) *Network {
 	fra, nyc := b.site("fra", Gateway, 1), b.site("nyc", Gateway, 2)
 	b.tunnel(End{Node: fra, Address: b.uplink(fra, internet), Policy: "branch"}, End{Node: nyc, Address: b.uplink(nyc, internet), Policy: "branch"})
 	b.outage(nyc, "fra-host", "nyc-host")
-	b.Try = []Try{
-		{"Who are the peers?", "sitewire peers", ""},
-		{"How does a packet get to the other LAN?", "sitewire explain 10.2.0.10", ""},
-	}
 	return b.Network
 }
 
