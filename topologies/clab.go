@@ -60,16 +60,18 @@ func (w *Network) clabFile() string {
 		p("mgmt:\n  network: sitewire_%s\n  ipv4-subnet: %s\n\n", labName(w), managementNet)
 	}
 	p("topology:\n")
-	// A management network would give every node a second way to every other.
-	p("  defaults:\n    kind: linux\n    network-mode: none\n  nodes:\n")
+	p("  defaults:\n    kind: linux\n  nodes:\n")
 	for _, n := range w.Nodes {
 		image := images[n.Role]
 		p("    %s:\n      image: ${%s:=%s}\n", n.Name, image[0], image[1])
 		if len(n.Publish) > 0 {
-			p("      network-mode: bridge\n      ports:\n")
+			p("      ports:\n")
 			for _, port := range n.Publish {
 				p("        - \"%d:%[1]d\"\n", port)
 			}
+		} else {
+			// The management network would give every node a second way to every other. Its name may not be written: no name means it.
+			p("      network-mode: none\n")
 		}
 		if n.Role == Gateway {
 			p("      cmd: lab run %s %s\n", w.Name, n.Name)

@@ -200,12 +200,12 @@ func TestSubset(t *testing.T) {
 topology:
   defaults:
     kind: linux
-    network-mode: none
   nodes:
     a:
       image: ${IMAGE:=i:1}
+      network-mode: none
       exec: ['ip link']
-    b: { image: i:1 }
+    b: { image: i:1, network-mode: none }
   links:
     - endpoints: ["a:eth1", "b:eth1"]
       mtu: 1500
@@ -229,8 +229,12 @@ topology:
 		"plain variable": {"${IMAGE:=i:1}", "$IMAGE"},
 		"bind":           {"exec:", "binds: [a:/b]\n      exec:"},
 		"ports":          {"exec:", "ports: ['1:1']\n      exec:"},
-		"mode":           {"exec:", "network-mode: host\n      exec:"},
-		"other node":     {"exec:", "network-mode: container:c\n      exec:"},
+		"mode":           {"      network-mode: none\n", "      network-mode: host\n"},
+		"bridge":         {"      network-mode: none\n", "      network-mode: bridge\n"},
+		"management":     {"      network-mode: none\n", ""},
+		"no mgmt":        {"      network-mode: none\n", "      ports: ['1:1']\n"},
+		"default":        {"    kind: linux\n", "    kind: linux\n    network-mode: none\n"},
+		"other node":     {"      network-mode: none\n", "      network-mode: container:c\n"},
 		"exec":           {"'ip link'", "'ip \"link'"},
 		"end":            {"b:eth1", "c:eth1"},
 		"eth0":           {"b:eth1", "b:eth0"},

@@ -111,7 +111,6 @@ func (n Node) inherit(d Node) Node {
 	}
 	set(&n.Kind, d.Kind)
 	set(&n.Image, d.Image)
-	set(&n.NetworkMode, d.NetworkMode)
 	return n
 }
 
@@ -120,7 +119,7 @@ var (
 	nodeName  = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
 	interfac  = regexp.MustCompile(`^eth[1-9][0-9]*$`) // eth0 is for management
 	published = regexp.MustCompile(`^[0-9]+:[0-9]+$`)
-	bridged   = "bridge"
+	managed   = "" // the network mode of a node that is on the management network: its name may not be written
 )
 
 // check finds what the types let through.
@@ -130,8 +129,8 @@ func (f *File) check() error {
 	if !labName.MatchString(f.Name) {
 		bad("the lab's name %q is not made of small letters, digits and underscores", f.Name)
 	}
-	if d := f.Topology.Defaults; len(d.Env)+len(d.Sysctls)+len(d.Binds)+len(d.Ports)+len(d.Exec) > 0 || d.Cmd+d.User != "" {
-		bad("defaults say more than kind, image and network-mode: versions differ in how lists are inherited")
+	if d := f.Topology.Defaults; len(d.Env)+len(d.Sysctls)+len(d.Binds)+len(d.Ports)+len(d.Exec) > 0 || d.Cmd+d.User+d.NetworkMode != "" {
+		bad("defaults say more than kind and image: versions differ in how lists are inherited")
 	}
 	for name, n := range f.Topology.Nodes {
 		at := func(format string, args ...any) { bad("node "+name+": "+format, args...) }
@@ -140,6 +139,9 @@ func (f *File) check() error {
 		}
 		if n.Kind != "linux" {
 			at("kind %q, not linux", n.Kind)
+		}
+		if n.NetworkMode == managed && f.Mgmt == nil {
+			at("is on the management network, whose own addresses lie in dn42: say mgmt")
 		}
 		if n.Image == "" {
 			at("no image")
@@ -153,11 +155,11 @@ func (f *File) check() error {
 			if _, ok := f.Topology.Nodes[x]; !ok {
 				at("shares the network of %q, which is no node", x)
 			}
-		} else if n.NetworkMode != "none" && n.NetworkMode != bridged {
+		} else if n.NetworkMode != "none" && n.NetworkMode != managed {
 			at("network-mode %q, not none", n.NetworkMode)
 		}
-		if len(n.Ports) > 0 && n.NetworkMode != bridged {
-			at("publishes ports without a management network")
+		if (n.NetworkMode == managed) != (len(n.Ports) > 0) {
+			at("has to be on the management network if it publishes ports, and must not if not: it is a second way to other nodes")
 		}
 		for _, p := range n.Ports {
 			if !published.MatchString(p) {
