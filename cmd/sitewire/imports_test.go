@@ -30,7 +30,7 @@ var mayImport = map[string][]string{
 	"metrics":                 {"gateway/probe", "gateway/wg", "bgp", "bgp/bfd", "bgp/rpki", "routes"},
 	"topologies":              {"gateway/config", "gateway/wg"}, // wg for keys
 	"topologies/check":        {"topologies"},
-	"topologies/clabtest":     {"topologies", "topologies/netns", "topologies/netns/peers"},
+	"topologies/clabtest":     {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
 	"topologies/docker":       {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
 	"topologies/lab":          {"topologies", "topologies/netns", "topologies/netns/peers"},
 	"topologies/netns/nstest": {"topologies/netns"},

@@ -16,6 +16,7 @@ import (
 
 	"sitewire/topologies"
 	"sitewire/topologies/check"
+	"sitewire/topologies/clabfile"
 	"sitewire/topologies/netns/nstest"
 )
 
@@ -60,12 +61,12 @@ func TestDeploy(t *testing.T) {
 		for _, program := range needs(w) {
 			nstest.Need(t, nstest.Program(program))
 		}
-		f, err := Read(file, nil)
+		f, err := clabfile.Read(file, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		l, err := Deploy(t.Context(), f, Options{Sitewire: sitewire, Network: w, Dark: dark})
+		l, err := Deploy(t.Context(), f, Options{Sitewire: sitewire, Dir: filepath.Dir(file), Network: w, Dark: dark})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -108,7 +109,7 @@ func record(t *testing.T, l *Lab, w *topologies.Network, file string) {
 	readme := func() (string, error) {
 		out := topologies.Output{}
 		for _, s := range w.Show {
-			argv, err := words(s.Command)
+			argv, err := clabfile.Words(s.Command)
 			if err != nil {
 				return "", err
 			}
@@ -152,7 +153,7 @@ func record(t *testing.T, l *Lab, w *topologies.Network, file string) {
 const seen = 60 * time.Second
 
 func do(t *testing.T, l *Lab, s topologies.Step) {
-	argv, err := words(s.Command)
+	argv, err := clabfile.Words(s.Command)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -187,76 +188,6 @@ func needs(w *topologies.Network) []string {
 		}
 	}
 	return append(out, "ip")
-}
-
-// What is not in the subset of containerlab 0.60 to 0.81 is refused: a file that has it would pass here and fail elsewhere.
-func TestSubset(t *testing.T) {
-	each(t, func(t *testing.T, _ *topologies.Network, file string) {
-		if _, err := Read(file, nil); err != nil {
-			t.Error(err)
-		}
-	})
-	const good = `name: x
-topology:
-  defaults:
-    kind: linux
-  nodes:
-    a:
-      image: ${IMAGE:=i:1}
-      network-mode: none
-      exec: ['ip link']
-    b: { image: i:1, network-mode: none }
-  links:
-    - endpoints: ["a:eth1", "b:eth1"]
-      mtu: 1500
-`
-	if f, err := Parse(good, map[string]string{"IMAGE": "other"}); err != nil || f.Topology.Nodes["a"].Image != "other" || f.Topology.Nodes["b"].Kind != "linux" {
-		t.Fatalf("%+v, %v", f, err)
-	}
-	for name, c := range map[string][2]string{
-		"groups":         {"  nodes:", "  groups: {}\n  nodes:"},
-		"group":          {"exec:", "group: g\n      exec:"},
-		"extras":         {"exec:", "extras: {}\n      exec:"},
-		"capabilities":   {"exec:", "cap-add: [NET_ADMIN]\n      exec:"},
-		"privileged":     {"exec:", "privileged: false\n      exec:"},
-		"CLAB variables": {"exec:", "env: { CLAB_INTFS: 1 }\n      exec:"},
-		"address":        {"mtu: 1500", "ipv4: [192.0.2.1/24, 192.0.2.2/24]\n      mtu: 1500"},
-		"MTU":            {"mtu: 1500", "mtu: 9500"},
-		"no MTU":         {"      mtu: 1500\n", ""},
-		"kind":           {"kind: linux", "kind: frr"},
-		"dash":           {"name: x", "name: x-y"},
-		"variable":       {"${IMAGE:=i:1}", "${IMAGE:-i:1}"},
-		"plain variable": {"${IMAGE:=i:1}", "$IMAGE"},
-		"bind":           {"exec:", "binds: [a:/b]\n      exec:"},
-		"ports":          {"exec:", "ports: ['1:1']\n      exec:"},
-		"mode":           {"      network-mode: none\n", "      network-mode: host\n"},
-		"bridge":         {"      network-mode: none\n", "      network-mode: bridge\n"},
-		"management":     {"      network-mode: none\n", ""},
-		"no mgmt":        {"      network-mode: none\n", "      ports: ['1:1']\n"},
-		"default":        {"    kind: linux\n", "    kind: linux\n    network-mode: none\n"},
-		"other node":     {"      network-mode: none\n", "      network-mode: container:c\n"},
-		"exec":           {"'ip link'", "'ip \"link'"},
-		"end":            {"b:eth1", "c:eth1"},
-		"eth0":           {"b:eth1", "b:eth0"},
-		"twice":          {"b:eth1", "a:eth1"},
-		"template":       {"name: x", "name: {{ .Name }}"},
-	} {
-		text := replaceOnce(t, good, c[0], c[1])
-		if _, err := Parse(text, nil); err == nil {
-			t.Errorf("%s is taken:\n%s", name, text)
-		}
-	}
-	if _, err := Read(filepath.Join(t.TempDir(), "none"), nil); !os.IsNotExist(err) {
-		t.Error(err)
-	}
-}
-
-func replaceOnce(t *testing.T, s, old, with string) string {
-	t.Helper()
-	if strings.Count(s, old) != 1 {
-		t.Fatalf("%q is not there once", old)
-	}
-	return strings.Replace(s, old, with, 1)
 }
 
 func TestNormal(t *testing.T) {

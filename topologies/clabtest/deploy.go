@@ -1,3 +1,11 @@
+// Package clabtest deploys the files of containerlab/ itself, in network namespaces.
+//
+// Job: prove that what is committed is a working lab, on machines that have neither containerlab nor containers: do
+// what containerlab would do with it in the order in which it would, and run commands on the nodes.
+// Owner: whoever called Deploy owns the Lab.
+// Inputs: a topology file as package clabfile has read it, and the files that it binds; the sitewire program; BIRD, FRR and wireguard-go of this machine in place of images.
+// Outputs: a running lab, a check.Runner.
+// Invariants: an exec that fails is an error, which containerlab only logs; nothing in the files knows about this package.
 package clabtest
 
 import (
@@ -15,6 +23,7 @@ import (
 	"time"
 
 	"sitewire/topologies"
+	"sitewire/topologies/clabfile"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/peers"
 )
@@ -23,6 +32,8 @@ import (
 type Options struct {
 	// Sitewire is the path of the program, whose name must be sitewire: nodes find it in PATH, as in their images.
 	Sitewire string
+	// Dir is where the file is, and what its binds are relative to.
+	Dir string
 	// Network is what the file was made of, for the checks.
 	Network *topologies.Network
 	// Dark lists images that cannot be had here and whose nodes stay dark: they have a network and run nothing.
@@ -31,7 +42,7 @@ type Options struct {
 
 // Lab is a deployed file.
 type Lab struct {
-	file  *File
+	file  *clabfile.File
 	opts  Options
 	nodes map[string]*netns.NS
 	own   []*netns.NS // without those that are shared
@@ -44,7 +55,7 @@ const execTime = 45 * time.Second
 
 // Deploy does what `containerlab deploy` does with a file: it starts the nodes, plugs the links in while they already run, and then runs
 // the exec lines. It must be called inside a lab of package netns. If it fails, nothing is left.
-func Deploy(ctx context.Context, f *File, o Options) (*Lab, error) {
+func Deploy(ctx context.Context, f *clabfile.File, o Options) (*Lab, error) {
 	l := &Lab{file: f, opts: o, nodes: map[string]*netns.NS{}, logs: map[string]func() string{}, run: map[string]*peers.Daemon{}}
 	if err := l.deploy(ctx); err != nil {
 		for name := range l.nodes {
@@ -91,7 +102,7 @@ func (l *Lab) deploy(ctx context.Context) error {
 	}
 	for _, name := range names {
 		for _, line := range l.node(name).Exec {
-			argv, err := words(line)
+			argv, err := clabfile.Words(line)
 			if err != nil {
 				return err
 			}
@@ -106,7 +117,7 @@ func (l *Lab) deploy(ctx context.Context) error {
 	return nil
 }
 
-func (l *Lab) node(name string) Node { return l.file.Topology.Nodes[name] }
+func (l *Lab) node(name string) *clabfile.Node { return l.file.Topology.Nodes[name] }
 
 // create does what is done before the links are there.
 func (l *Lab) create(ctx context.Context, name string) error {
@@ -119,7 +130,7 @@ func (l *Lab) create(ctx context.Context, name string) error {
 	dark := slices.Contains(l.opts.Dark, n.Image)
 	for _, b := range n.Binds {
 		w := strings.Split(b, ":")
-		from := filepath.Join(l.file.dir, w[0])
+		from := filepath.Join(l.opts.Dir, w[0])
 		if dark { // there is nobody to read it, but it has to be there
 			if _, err := os.Stat(from); err != nil {
 				return fmt.Errorf("bind %s: %w", b, err)
@@ -131,7 +142,7 @@ func (l *Lab) create(ctx context.Context, name string) error {
 	var cmd []string
 	if n.Cmd != "" {
 		var err error
-		if cmd, err = words(n.Cmd); err != nil {
+		if cmd, err = clabfile.Words(n.Cmd); err != nil {
 			return fmt.Errorf("cmd: %w", err)
 		}
 	}
@@ -185,7 +196,7 @@ func (l *Lab) startFRR(ctx context.Context, name string) error {
 	for _, b := range l.node(name).Binds {
 		if w := strings.Split(b, ":"); w[1] == "/etc/frr/frr.conf" {
 			var err error
-			if config, err = os.ReadFile(filepath.Join(l.file.dir, w[0])); err != nil {
+			if config, err = os.ReadFile(filepath.Join(l.opts.Dir, w[0])); err != nil {
 				return err
 			}
 		}

@@ -37,7 +37,7 @@ func (e *Engine) Deploy(ctx context.Context, w *topologies.Network, dir string) 
 	if err != nil {
 		return nil, err
 	}
-	file, err := clabfile.Read(filepath.Join(dir, w.Name+".clab.yml"))
+	file, err := clabfile.Read(filepath.Join(dir, w.Name+".clab.yml"), nil)
 	if err != nil {
 		return nil, err
 	}
