@@ -76,8 +76,9 @@ func (w *Network) clabFile() string {
 		if n.Role == Gateway {
 			p("      cmd: lab run %s %s\n", w.Name, n.Name)
 		}
+		p("      sysctls:\n        net.ipv6.conf.all.disable_ipv6: 0\n") // Docker turns IPv6 off where there is no network of its own
 		if n.Forwards() {
-			p("      sysctls:\n        net.ipv4.ip_forward: 1\n        net.ipv6.conf.all.forwarding: 1\n")
+			p("        net.ipv4.ip_forward: 1\n        net.ipv6.conf.all.forwarding: 1\n")
 		}
 		if files := slices.Sorted(maps.Keys(w.Files(n))); len(files) > 0 {
 			p("      binds:\n")

@@ -26,7 +26,7 @@ func (w *Network) README(out Output) string {
 	p("Thin lines are cables, thick ones tunnels, dotted ones BGP sessions on a LAN.\n\n")
 
 	p("## Start and end\n\nThe images have to be there first: see [the index](../README.md). In this folder:\n\n")
-	p("```console\n$ sudo containerlab deploy\n$ sudo containerlab destroy --cleanup\n```\n\n")
+	p("```console\n$ sudo -E containerlab deploy\n$ sudo -E containerlab destroy --cleanup\n```\n\n")
 	p("The same network without containers, and without root: `sitewire lab up %s`; in place of `docker exec %s` write `sitewire lab exec %[1]s NODE --`.\n\n",
 		w.Name, Container(w, "NODE"))
 
@@ -153,7 +153,7 @@ built from images/ beside this file:
 
 ## Start, look, end
 
-` + "```console\n$ cd containerlab/pair\n$ sudo containerlab deploy\n$ docker exec clab-pair-fra sitewire peers\n$ sudo containerlab destroy --cleanup\n```" + `
+` + "```console\n$ cd containerlab/pair\n$ sudo -E containerlab deploy\n$ docker exec clab-pair-fra sitewire peers\n$ sudo -E containerlab destroy --cleanup\n```" + `
 
 Containers are called clab-LAB-NODE. In the names of labs a dash becomes an underscore: clab-hub_spoke-hub.
 
