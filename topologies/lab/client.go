@@ -54,11 +54,17 @@ func (p Place) Impair(i Impairment) error {
 // State asks how the lab is.
 func (p Place) State() (*State, error) {
 	a, err := p.ask(request{Op: "state"}, nil, nil)
+	if errors.Is(err, errGone) {
+		return nil, fmt.Errorf("%w (%w)", ErrNotRunning, err)
+	}
 	if err == nil && a.State == nil {
 		err = errors.New("the lab does not say how it is")
 	}
 	return a.State, err
 }
+
+// errGone is the error of requests that the end of the lab cuts short.
+var errGone = errors.New("the lab went away")
 
 // How long a lab may take to end in good order, and to go when it is killed.
 const (
@@ -204,7 +210,7 @@ func (p Place) ask(r request, files []*os.File, signals <-chan os.Signal) (answe
 		rights = unix.UnixRights(fds...)
 	}
 	if _, _, err := c.WriteMsgUnix(text, rights, nil); err != nil {
-		return answer{}, fmt.Errorf("ask the lab: %w", err)
+		return answer{}, fmt.Errorf("%w: %w", errGone, err)
 	}
 	done := make(chan struct{})
 	defer close(done)
@@ -225,7 +231,7 @@ func (p Place) ask(r request, files []*os.File, signals <-chan os.Signal) (answe
 	}()
 	var a answer
 	if err := json.NewDecoder(c).Decode(&a); err != nil {
-		return answer{}, fmt.Errorf("the lab went away: %w", err)
+		return answer{}, fmt.Errorf("%w: %w", errGone, err)
 	}
 	if a.Error != "" {
 		return a, errors.New(a.Error)
