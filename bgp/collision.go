@@ -19,14 +19,14 @@ const (
 
 // givesWay tells whether the neighbour should dial first.
 func givesWay(n Neighbour) bool {
-	return !n.Passive && n.LocalAddress.IsValid() && n.LocalAddress.WithZone("").Compare(n.Address.WithZone("")) > 0
+	return !n.Passive && !n.Waits && n.LocalAddress.IsValid() && n.LocalAddress.WithZone("").Compare(n.Address.WithZone("")) > 0
 }
 
 // courtesy is how a peer is to be added: passive as long as it gives way.
-func (p *peer) courtesy(now time.Time) Neighbour {
+func (p *peer) courtesy(n Neighbour, now time.Time) Neighbour {
 	key := p.key
 	p.waitUntil = time.Time{}
-	if givesWay(key) && !p.mustDial {
+	if givesWay(n) && !p.mustDial {
 		key.Passive = true
 		p.waitUntil = now.Add(giveWay + rand.N(giveWay/4))
 	}

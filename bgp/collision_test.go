@@ -59,10 +59,12 @@ func opened(l *lab, o bgptest.Options) net.Conn {
 func TestGivesWay(t *testing.T) {
 	for name, c := range map[string]struct {
 		local, remote string
+		passive       bool // the neighbour does not dial
 		waits         bool
 	}{
-		"the higher address": {"127.0.0.9", "127.0.0.3", true},
-		"the lower address":  {"127.0.0.1", "127.0.0.3", false},
+		"the higher address":                            {"127.0.0.9", "127.0.0.3", false, true},
+		"the lower address":                             {"127.0.0.1", "127.0.0.3", false, false},
+		"the higher address, to one that does not dial": {"127.0.0.9", "127.0.0.3", true, false},
 	} {
 		ln, err := net.Listen("tcp", net.JoinHostPort(c.remote, "0"))
 		if err != nil {
@@ -70,7 +72,7 @@ func TestGivesWay(t *testing.T) {
 		}
 		defer ln.Close()
 		n := passive("nyc", 3, 65001, accepting())
-		n.Passive, n.Port = false, uint16(ln.Addr().(*net.TCPAddr).Port)
+		n.Passive, n.Waits, n.Port = false, c.passive, uint16(ln.Addr().(*net.TCPAddr).Port)
 		n.LocalAddress = netip.MustParseAddr(c.local)
 		n.ConnectRetry = 2 * time.Second
 		begin := time.Now()

@@ -38,7 +38,7 @@ type peer struct {
 // sessionKey is the part of a neighbour's configuration that its session depends on.
 func sessionKey(n Neighbour) Neighbour {
 	n.Policy, n.ExtendedNextHop, n.Peer, n.Name, n.BFD = nil, ENHAuto, "", "", BFD{}
-	n.Disabled = false
+	n.Disabled, n.Waits = false, false
 	n.LocalIPv4, n.RemoteIPv4, n.LocalIPv6, n.RemoteIPv6 = netip.Addr{}, netip.Addr{}, netip.Addr{}, netip.Addr{}
 	return n
 }
@@ -239,7 +239,7 @@ func (l *loop) addPeers() error {
 			continue
 		}
 		if err := l.timed(func() error {
-			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.courtesy(now))})
+			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.courtesy(n, now))})
 		}); err != nil {
 			p.tries = min(p.tries+1, 8)
 			p.next = now.Add(firstRetry << p.tries)

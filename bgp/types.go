@@ -45,6 +45,8 @@ type Neighbour struct {
 	// Passive never dials. Port is the remote port to dial, 0 is 179.
 	Passive bool
 	Port    uint16
+	// Waits says that the neighbour does not dial, as far as we know: then there is nobody to give way to when the session starts.
+	Waits bool
 	// IPv4 and IPv6 say which families to offer.
 	IPv4, IPv6      bool
 	ExtendedNextHop ENH

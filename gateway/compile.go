@@ -171,7 +171,10 @@ func speakerConfig(c *config.Config, tunnels []wg.Tunnel) bgp.Config {
 			}
 		}
 		for _, s := range p.Sessions {
-			out.Neighbours = append(out.Neighbours, neighbour(s))
+			n := neighbour(s)
+			// Nobody can call a device without a port of its own, so the other end has no endpoint for us, and its session waits.
+			n.Waits = p.ListenPort == 0 && len(p.Endpoints) > 0
+			out.Neighbours = append(out.Neighbours, n)
 		}
 	}
 	for _, n := range c.Neighbours {

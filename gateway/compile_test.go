@@ -179,6 +179,15 @@ func TestSpeakerConfig(t *testing.T) {
 		}
 	}
 
+	// To a hub we dial at once, since it cannot call us: we have no port of our own. With one it may, and one gives way.
+	for port, waits := range map[uint16]bool{0: true, 51820: false} {
+		c.Peers[0].Endpoints, c.Peers[0].ListenPort = []config.Endpoint{{}}, port
+		if n := speakerConfig(c, nil).Neighbours[0]; n.Waits != waits {
+			t.Errorf("listen_port %d: a neighbour that waits: %t", port, n.Waits)
+		}
+	}
+	c = loadHub(t)
+
 	// The kiosk's prefixes are announced while its tunnel is alive; all endpoints in use are for refusals.
 	for state, announced := range map[wg.TunnelState]bool{wg.TunnelNew: false, wg.TunnelUp: true, wg.TunnelStale: true, wg.TunnelDown: false} {
 		want.Announce = announce

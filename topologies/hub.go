@@ -31,7 +31,7 @@ func dualHub(sites int) *Network {
 		"Each branch has a tunnel to either hub, each over a provider of its own. The first hub is the first choice in both directions: "+
 			"branches give what the second one announces a lower preference, and announce themselves there with a longer path. When an uplink, a provider or a "+
 			"hub dies, BFD notices within 1.5 s and the other one takes over. The hubs and the core router behind them speak BGP on the LAN. "+
-			"Branches announce only what is theirs, so that none becomes transit between the hubs.")
+			"Branches announce only what is theirs, so that none becomes transit between the hubs. The second provider is the slower one.")
 	ispA, ispB := b.node("isp-a", Router, ""), b.node("isp-b", Router, "")
 	core := b.node("core", BIRD, "hq")
 	core.ASN = 4200000100
@@ -55,6 +55,7 @@ func dualHub(sites int) *Network {
 		b.uplink(br, ispA)
 		routes := br.Routes
 		b.uplink(br, ispB)
+		b.Links[len(b.Links)-1].Impairment = Impairment{Rate: 20e6, Delay: 15 * time.Millisecond}
 		via := br.Routes[len(routes)].Via
 		br.Routes = append(routes, Route{netip.PrefixFrom(outer[1], 32), via})
 		br.Policies = []Policy{{Name: "second", Extends: "branch", LocalPref: 50, Prepend: 1}}
