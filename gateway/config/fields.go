@@ -159,7 +159,7 @@ func wireguardObject() object[WireGuard] {
 func probeObject() object[Probe] {
 	return object[Probe]{name: "probe", fields: []field[Probe]{
 		key("interval", orOff(seconds(time.Second, time.Hour)), func(p *Probe) *time.Duration { return &p.Interval }, "10s; 30s with more than 20 peers, 60s with more than 50", "Time between two echoes to a peer, give or take a tenth."),
-		key("timeout", seconds(time.Second, time.Minute), func(p *Probe) *time.Duration { return &p.Timeout }, "3s", "Time after which an echo counts as lost; at most the interval."),
+		key("timeout", seconds(time.Second, time.Minute), func(p *Probe) *time.Duration { return &p.Timeout }, "3s, or the interval if that is shorter", "Time after which an echo counts as lost; at most the interval. For a peer with a shorter interval of its own it is that."),
 		key("mtu", boolKind(), func(p *Probe) *bool { return &p.MTU }, "false", "Look for the largest packet that gets through each tunnel: when it comes up and every ten minutes."),
 	}}
 }

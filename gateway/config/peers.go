@@ -157,6 +157,19 @@ func probeInterval(peers int) time.Duration {
 	return time.Minute
 }
 
+// probeTimeout fits the default timeout to the interval. A timeout that was written and does not fit is a mistake: one echo of a peer is
+// under way at a time, so that it would not be what is in force.
+func (r *raw) probeTimeout(d *decoder) {
+	p := &r.Probe
+	if p.Interval == 0 || p.Timeout <= p.Interval || !d.usable(&p.Interval, &p.Timeout) {
+		return
+	}
+	if d.given(&p.Timeout) {
+		d.errorf(d.at(&p.Timeout), "timeout: %s is longer than the interval of %s between two echoes", p.Timeout, p.Interval)
+	}
+	p.Timeout = p.Interval
+}
+
 // peerProbe leaves tunnels alone that may sleep, and those without an address to ask.
 func (r *raw) peerProbe(d *decoder, p *Peer) {
 	if !d.given(&p.Probe) && p.Keepalive > 0 {

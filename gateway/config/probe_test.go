@@ -78,3 +78,18 @@ func TestProbeDefault(t *testing.T) {
 		t.Errorf("off, and yet %v", got)
 	}
 }
+
+// TestProbeTimeout: nobody asked for the default, so it follows a shorter interval; what is written fits or is refused (testdata/bad).
+func TestProbeTimeout(t *testing.T) {
+	for top, want := range map[string]time.Duration{
+		"":                                       3 * time.Second,
+		"probe: { interval: 2s }\n":              2 * time.Second,
+		"probe: { interval: off }\n":             3 * time.Second,
+		"probe: { timeout: 10s }\n":              10 * time.Second,
+		"probe: { interval: 2s, timeout: 2s }\n": 2 * time.Second,
+	} {
+		if _, c := probes(t, top, map[string]string{"plain": "asn: 64512, policy: hub", "off": "asn: 64514, policy: hub, probe: off"}); c.Probe.Timeout != want {
+			t.Errorf("%q: timeout %s, want %s", top, c.Probe.Timeout, want)
+		}
+	}
+}

@@ -86,6 +86,7 @@ func (r *raw) resolve(d *decoder) *Config {
 	if !d.given(&r.Probe.Interval) {
 		r.Probe.Interval = probeInterval(len(r.peers))
 	}
+	r.probeTimeout(d)
 	for _, e := range r.peers {
 		r.resolvePeer(d, e)
 	}
