@@ -13,6 +13,7 @@ var images = map[Role][2]string{
 	Gateway:   {"SITEWIRE_IMAGE", "sitewire:latest"},
 	BIRD:      {"BIRD_IMAGE", "sitewire-bird:latest"},
 	FRR:       {"FRR_IMAGE", "sitewire-frr:latest"},
+	GoBGP:     {"GOBGP_IMAGE", "sitewire-gobgp:latest"},
 	WireGuard: {"HOST_IMAGE", "sitewire-host:latest"},
 	Host:      {"HOST_IMAGE", "sitewire-host:latest"},
 	Router:    {"HOST_IMAGE", "sitewire-host:latest"},

@@ -70,6 +70,8 @@ func shape(n *Node) string {
 		for _, s := range n.Sidecars {
 			label += "<br>" + s.Name
 		}
+	case GoBGP:
+		label += "<br>GoBGP"
 	case WireGuard:
 		label += "<br>WireGuard"
 	}

@@ -72,6 +72,13 @@ func (w *Network) BIRDConfig(n *Node) string {
 		}
 		p("  if source = RTS_BGP then accept;\n  reject;\n}\n")
 	}
+	for _, v6 := range []bool{false, true} {
+		for _, a := range own[v6] {
+			if !w.connected(n, a) { // an aggregate: what nobody has of it is unreachable
+				p("\nprotocol static { %s; route %s unreachable; }", family(v6), a)
+			}
+		}
+	}
 	p("\nprotocol device { scan time 5; }\nprotocol direct { ipv4; ipv6; interface \"eth*\"; }\n")
 	p("protocol kernel { ipv4 { export where source = RTS_BGP; }; }\nprotocol kernel { ipv6 { export where source = RTS_BGP; }; }\n")
 	links := w.bgpLinks(n)
@@ -79,7 +86,7 @@ func (w *Network) BIRDConfig(n *Node) string {
 		p("protocol bfd { interface \"*\" { interval %d ms; multiplier %d; }; }\n", bfdInterval, bfdMultiplier)
 	}
 	for _, l := range links {
-		remote, name := l.remote.String(), protocolName(l.name)
+		remote, name := l.remote.String(), ProtocolName(l.name)
 		if l.device != "" && l.remote.IsLinkLocalUnicast() {
 			remote += "%'" + l.device + "'"
 		}
@@ -109,15 +116,27 @@ func (w *Network) BIRDConfig(n *Node) string {
 	return b.String()
 }
 
-// protocolName is a node's name as BIRD takes it.
-func protocolName(s string) string { return strings.ReplaceAll(s, "-", "_") }
+// connected tells whether a port of the node is in just this network.
+func (w *Network) connected(n *Node, p netip.Prefix) bool {
+	for _, port := range w.Ports(n) {
+		for _, a := range port.Addresses {
+			if a.Masked() == p {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// ProtocolName is a node's name as BIRD takes it.
+func ProtocolName(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // FRRConfig renders frr.conf.
 func (w *Network) FRRConfig(n *Node) string {
 	var b strings.Builder
 	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
 	p("! %s: %s\nfrr defaults traditional\nhostname %[2]s\nlog stdout\n!\n", w.Name, n.Name)
-	p("router bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n", n.ASN, n.RouterID)
+	p("router bgp %d\n bgp router-id %s\n no bgp ebgp-requires-policy\n no bgp default ipv4-unicast\n no bgp network import-check\n", n.ASN, n.RouterID)
 	links := w.bgpLinks(n)
 	for _, l := range links {
 		p(" neighbor %s remote-as %d\n neighbor %[1]s description %[3]s\n neighbor %[1]s timers %[4]d %[5]d\n neighbor %[1]s timers connect 2\n",
@@ -145,6 +164,24 @@ func (w *Network) FRRConfig(n *Node) string {
 		p(" exit-address-family\n")
 	}
 	p("exit\n")
+	return b.String()
+}
+
+// GoBGPConfig renders gobgpd.toml. It announces nothing: what a collector hears is for people, not for neighbours.
+func (w *Network) GoBGPConfig(n *Node) string {
+	var b strings.Builder
+	p := func(format string, args ...any) { fmt.Fprintf(&b, format, args...) }
+	p("# %s: %s\n[global.config]\n  as = %d\n  router-id = \"%s\"\n", w.Name, n.Name, n.ASN, n.RouterID)
+	p("[global.apply-policy.config]\n  default-export-policy = \"reject-route\"\n")
+	for _, l := range w.bgpLinks(n) {
+		p("[[neighbors]] # %s\n  [neighbors.config]\n    neighbor-address = \"%s\"\n    peer-as = %d\n", l.name, l.remote, l.remoteASN)
+		p("  [neighbors.transport.config]\n    local-address = \"%s\"\n", l.local)
+		p("  [neighbors.timers.config]\n    hold-time = %d\n    keepalive-interval = %d\n    connect-retry = 2\n", holdTime, keepalive)
+		// Without graceful restart gobgpd sends no End-of-RIB, for which a gateway that starts waits (RFC 4724 section 3).
+		p("  [neighbors.graceful-restart.config]\n    enabled = true\n    restart-time = 120\n")
+		p("  [[neighbors.afi-safis]]\n    [neighbors.afi-safis.config]\n      afi-safi-name = \"%s-unicast\"\n", family(l.ipv6))
+		p("    [neighbors.afi-safis.mp-graceful-restart.config]\n      enabled = true\n")
+	}
 	return b.String()
 }
 

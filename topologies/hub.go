@@ -46,6 +46,7 @@ func dualHub(sites int) *Network {
 		l := b.cable(h, both(net4, net6, 1), core, both(net4, net6, 2))
 		h.RouterID = host(net4, 1)
 		h.Announce = []netip.Prefix{net4, net6}
+		core.Announce = append(core.Announce, net4, net6) // connected there too, so what the hub announces of it goes no further
 		b.Sessions = append(b.Sessions, &Session{A: l.A, B: l.B, PolicyA: "lan", BFD: true})
 		hubs[i] = h
 	}

@@ -62,14 +62,17 @@ func mixed(int) *Network {
 // dn42 is a corner of dn42: five autonomous systems.
 func dn42(int) *Network {
 	b := newNetwork("dn42", "five autonomous systems, as in dn42",
-		"Two sitewires, two BIRDs and an FRR peer as people do in dn42: a tunnel for each peering, BGP over link-local addresses, routes with "+
+		"Two sitewires, two BIRDs and an FRR peer as people do in dn42, and a gobgpd collects what one of them sees: a tunnel for each peering, BGP over link-local addresses, routes with "+
 			"IPv6 next hops where both ends can (RFC 8950), and with IPv4 next hops where one cannot. Routing is asymmetric on purpose, so "+
 			"allowed-IPs are `any`.")
 	internet := b.node("internet", Router, "")
 	as := func(name string, role Role, number int) (*Node, netip.Addr) {
 		n := b.node(name, role, name)
 		n.ASN = 4242420000 + uint32(number)
-		b.lan(n, number, netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 20, byte(number), 0}), 24), prefix6([8]uint16{0xfd42, uint16(number)}, 64))
+		// What the registry gives out: a /27, and a /48 of which the LAN has the first /64.
+		net4, net6 := netip.PrefixFrom(netip.AddrFrom4([4]byte{172, 20, byte(number), 0}), 27), prefix6([8]uint16{0xfd42, uint16(number)}, 48)
+		b.lan(n, number, net4, netip.PrefixFrom(net6.Addr(), 64))
+		n.Announce = []netip.Prefix{net4, net6}
 		return n, b.uplink(n, internet)
 	}
 	fra, fraOuter := as("fra", Gateway, 1)
@@ -91,6 +94,14 @@ func dn42(int) *Network {
 	x.Inner4, y.Inner4 = addr("172.20.2.1"), addr("172.20.4.1")
 	b.tunnel(x, y).NoExtendedNextHop = true
 	b.tunnel(end(ams, amsOuter, "fe80::3"), end(osl, oslOuter, "fe80::4"))
+
+	// Its link is not announced: nobody has to reach it.
+	collector := b.node("collector", GoBGP, "fra")
+	collector.ASN, collector.RouterID = 64512, addr("192.0.2.2")
+	net4, net6 := netip.MustParsePrefix("192.0.2.0/24"), prefix6([8]uint16{0x2001, 0xdb8, 0xffff}, 64)
+	l := b.cable(fra, both(net4, net6, 1), collector, both(net4, net6, 2))
+	b.Sessions = append(b.Sessions, &Session{A: l.A, B: l.B, PolicyA: "lan"})
+
 	b.outage(nyc, "par-host", "fra-host")
 	return b.Network
 }

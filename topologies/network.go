@@ -55,6 +55,7 @@ const (
 	Gateway   Role = "gateway"   // sitewire
 	BIRD      Role = "bird"      // BIRD 2, behind wireguard-go if it has tunnels
 	FRR       Role = "frr"       // FRR, likewise
+	GoBGP     Role = "gobgp"     // gobgpd without tunnels, which collects routes and installs none
 	WireGuard Role = "wireguard" // wireguard-go and static routes, no BGP
 	Host      Role = "host"      // a computer on a LAN: answers, asks, and routes nothing
 	Monitor   Role = "monitor"   // joined to gateways by cables of its own, with Prometheus and Grafana on its network
@@ -113,10 +114,12 @@ type Policy struct {
 }
 
 // Forwards tells whether the node passes packets on.
-func (n *Node) Forwards() bool { return n.Role != Host && n.Role != Monitor }
+func (n *Node) Forwards() bool { return n.Role != Host && n.Role != Monitor && n.Role != GoBGP }
 
 // Foreign tells whether the node terminates tunnels or speaks BGP without being a sitewire.
-func (n *Node) Foreign() bool { return n.Role == BIRD || n.Role == FRR || n.Role == WireGuard }
+func (n *Node) Foreign() bool {
+	return n.Role == BIRD || n.Role == FRR || n.Role == GoBGP || n.Role == WireGuard
+}
 
 // Link is a cable between two nodes.
 type Link struct {

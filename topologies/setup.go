@@ -11,6 +11,7 @@ const (
 	sitewireFile  = "/etc/sitewire/sitewire.yaml"
 	birdFile      = "/etc/bird/bird.conf"
 	frrFile       = "/etc/frr/frr.conf"
+	gobgpFile     = "/etc/gobgpd.toml"
 	wireguardPath = "/etc/wireguard/"
 )
 
@@ -35,6 +36,8 @@ func (w *Network) Files(n *Node) map[string]string {
 		files[birdFile] = w.BIRDConfig(n)
 	case FRR:
 		files[frrFile] = w.FRRConfig(n)
+	case GoBGP:
+		files[gobgpFile] = w.GoBGPConfig(n)
 	}
 	if n.Foreign() {
 		for _, e := range w.TunnelEnds(n) {

@@ -15,6 +15,7 @@ import (
 	"sitewire/topologies"
 	"sitewire/topologies/check"
 	"sitewire/topologies/lab"
+	"sitewire/topologies/netns"
 )
 
 func newLabCheck(a *app) *cobra.Command {
@@ -99,6 +100,12 @@ type placed struct {
 }
 
 func (c placed) Network() *topologies.Network { return c.network }
+
+// Has implements check.Toolbox.
+func (c placed) Has(_, program string) bool {
+	_, err := netns.Program(program)
+	return err == nil
+}
 
 // Exec does not end before the command does, even if ctx does: the commands of a check are short.
 func (c placed) Exec(_ context.Context, node string, argv ...string) ([]byte, error) {

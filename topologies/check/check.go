@@ -56,11 +56,14 @@ var settled = []check{
 	{"every BGP session is established", Sessions},
 	{"every host reaches every other host, IPv4 and IPv6", Reachability},
 	{"BGP, kernel and WireGuard agree on every gateway", Agreement},
+	{"ip and wg print just that", Tables},
+	{"BIRD, FRR and GoBGP have all routes, and next hops are as agreed", Foreign},
+	{"metrics say the same", Metrics},
 }
 
 // Common checks what holds in every lab: all BGP sessions are established, every host reaches every other one in both families, every
-// gateway's routes agree with the kernel and with the allowed-IPs, and every gateway calls itself healthy. It stops at the first that
-// does not hold until ctx ends.
+// gateway's routes agree with the kernel and with the allowed-IPs, foreign routers have all routes, metrics say that all is up, and every
+// gateway calls itself healthy. It stops at the first that does not hold until ctx ends.
 func Common(ctx context.Context, r Runner) []Result {
 	return all(ctx, r, append(slices.Clone(settled), check{"every gateway is healthy", Health}))
 }
@@ -78,15 +81,20 @@ func all(ctx context.Context, r Runner, checks []check) []Result {
 	return out
 }
 
-// until calls f until it succeeds or ctx ends, and then returns what it said last.
+// until calls f until it succeeds or ctx ends, and then returns what it said last. A call that was cut short by that end has no say.
 func until(ctx context.Context, f func() (string, error)) (string, error) {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
+	var before error
 	for {
 		detail, err := f()
 		if err == nil {
 			return detail, nil
 		}
+		if ctx.Err() != nil && before != nil {
+			return detail, before
+		}
+		before = err
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
@@ -179,16 +187,18 @@ func Reachability(ctx context.Context, r Runner) (string, error) {
 	return fmt.Sprintf("%d ways", 2*len(hosts)*(len(hosts)-1)), err
 }
 
-// Agreement checks that every gateway has a route to every LAN that is not its own, that where it leads into a tunnel WireGuard's
-// allowed-IPs give the LAN to that peer, and that the kernel takes the routes. The kernel is asked about some of them only, since that is
+// Agreement checks that every gateway has a route to all that others announce, that where it leads into a tunnel WireGuard's
+// allowed-IPs give the prefix to that peer, and that the kernel takes the routes. The kernel is asked about some of them only, since that is
 // a command each.
 func Agreement(ctx context.Context, r Runner) (string, error) {
 	const atKernel = 8
 	w := r.Network()
-	lans := map[netip.Prefix]netip.Addr{} // and a host there
-	for _, h := range w.ByRole(topologies.Host) {
-		for _, p := range w.Ports(h)[0].Addresses {
-			lans[p.Masked()] = p.Addr()
+	announced := map[netip.Prefix]netip.Addr{} // and an address there
+	for _, n := range w.Nodes {
+		for _, p := range n.Announce {
+			b := p.Addr().AsSlice()
+			b[len(b)-1] = 10 // hosts have it; the first ones are routers, of whose tunnels the kernel may know by itself
+			announced[p], _ = netip.AddrFromSlice(b)
 		}
 	}
 	err := each(w.ByRole(topologies.Gateway), func(g *topologies.Node) error {
@@ -201,37 +211,44 @@ func Agreement(ctx context.Context, r Runner) (string, error) {
 			have[v.Routes[i].Prefix] = &v.Routes[i]
 		}
 		asked := 0
-		for lan, host := range lans { // in any order: other ones each time
-			if slices.Contains(g.Announce, lan) {
+		for prefix, addr := range announced { // in any order: other ones each time
+			if slices.Contains(g.Announce, prefix) {
 				continue
 			}
-			x := have[lan]
+			x := have[prefix]
 			if x == nil || x.Installed == "" {
-				return fmt.Errorf("%s has no route to %s", g.Name, lan)
+				return fmt.Errorf("%s has no route to %s", g.Name, prefix)
 			}
 			if err := x.allowed(w, g); err != nil {
 				return err
 			}
 			if asked++; asked <= atKernel {
-				if err := x.kernel(ctx, r, g.Name, host); err != nil {
+				if err := x.kernel(ctx, r, g.Name, addr); err != nil {
 					return err
 				}
 			}
 		}
 		return nil
 	})
-	return fmt.Sprintf("%d gateways, %d LANs", len(w.ByRole(topologies.Gateway)), len(lans)), err
+	return fmt.Sprintf("%d gateways, %d prefixes", len(w.ByRole(topologies.Gateway)), len(announced)), err
 }
 
 // route is a line of `sitewire routes --json`.
 type route struct {
 	Prefix     netip.Prefix
 	Installed  string
-	AllowedIPs []struct{ Device, Peer string } `json:"allowed_ips"`
-	Paths      []struct {
-		Neighbour string
-		Best      bool
-	}
+	AllowedIPs []allowed `json:"allowed_ips"`
+	Paths      []path
+}
+
+type allowed struct {
+	Device, Peer string
+	Prefix       netip.Prefix
+}
+
+type path struct {
+	Neighbour string
+	Best      bool
 }
 
 // allowed checks that a route that leads into the tunnel of a peer has that peer for the owner of the prefix, unless the configuration
@@ -239,16 +256,11 @@ type route struct {
 func (x *route) allowed(w *topologies.Network, g *topologies.Node) error {
 	for _, e := range w.TunnelEnds(g) {
 		own := e[0]
-		best := slices.ContainsFunc(x.Paths, func(p struct {
-			Neighbour string
-			Best      bool
-		}) bool {
-			return p.Best && p.Neighbour == own.Peer
-		})
+		best := slices.ContainsFunc(x.Paths, func(p path) bool { return p.Best && p.Neighbour == own.Peer })
 		if !best || own.AllowedIPs != nil {
 			continue
 		}
-		if !slices.ContainsFunc(x.AllowedIPs, func(a struct{ Device, Peer string }) bool { return a.Peer == own.Peer }) {
+		if !slices.ContainsFunc(x.AllowedIPs, func(a allowed) bool { return a.Peer == own.Peer }) {
 			return fmt.Errorf("%s: %s leads to %s, which may not have it as an allowed-IP", g.Name, x.Prefix, own.Peer)
 		}
 	}

@@ -129,7 +129,7 @@ func TestContainers(t *testing.T) {
 	nstest.Need(t, nstest.TUN)
 	saved := os.Getenv(imagesEnv)
 	if saved == "" {
-		for _, p := range []string{"bird", "bgpd", "wireguard-go", "wg"} {
+		for _, p := range []string{"bird", "bgpd", "gobgpd", "wireguard-go", "wg"} {
 			nstest.Need(t, nstest.Program(p))
 		}
 	}

@@ -31,8 +31,9 @@ type standIn struct {
 var hostPrograms = []string{"sh", "sleep", "mkdir", "cat", "ip", "wg", "wireguard-go"}
 
 var standIns = map[string]standIn{
-	"host": {tag: "sitewire-host:latest", programs: hostPrograms},
-	"bird": {tag: "sitewire-bird:latest", programs: append([]string{"bird", "birdc"}, hostPrograms...), start: "bird/start"},
+	"host":  {tag: "sitewire-host:latest", programs: hostPrograms},
+	"bird":  {tag: "sitewire-bird:latest", programs: append([]string{"bird", "birdc"}, hostPrograms...), start: "bird/start"},
+	"gobgp": {tag: "sitewire-gobgp:latest", programs: append([]string{"gobgpd", "gobgp"}, hostPrograms...), start: "gobgp/start"},
 	"frr": {
 		tag: "sitewire-frr:latest", programs: append([]string{"zebra", "bgpd", "vtysh", "chown", "sleep"}, hostPrograms...), start: "frr/start",
 		files: []string{"/usr/share/yang", "/etc/pam.d/frr", "/etc/passwd", "/etc/group", "/usr/lib/x86_64-linux-gnu/security/pam_permit.so"},

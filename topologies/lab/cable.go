@@ -2,28 +2,21 @@ package lab
 
 import (
 	"context"
-	"errors"
 
 	"sitewire/topologies"
 	"sitewire/topologies/netns"
 )
 
 // Cut implements check.Impairer.
-func (l *Lab) Cut(_ context.Context, cable *topologies.Link) error {
-	ns := l.nodes[cable.A.Node.Name]
-	if ns == nil {
-		return errors.New("a cable of another network")
-	}
-	return ns.Cut(cable.A.Interface, netns.Both)
+func (l *Lab) Cut(ctx context.Context, cable *topologies.Link) error {
+	return l.Impair(ctx, Impairment{
+		Node: cable.A.Node.Name, Interface: cable.A.Interface, Impairment: topologies.Impairment{Cut: true},
+	})
 }
 
-// Mend implements check.Impairer.
-func (l *Lab) Mend(_ context.Context, cable *topologies.Link) error {
-	ns := l.nodes[cable.A.Node.Name]
-	if ns == nil {
-		return errors.New("a cable of another network")
-	}
-	return ns.Heal(cable.A.Interface)
+// Mend implements check.Impairer: the cable is again what it was from the start.
+func (l *Lab) Mend(ctx context.Context, cable *topologies.Link) error {
+	return l.Impair(ctx, Impairment{Node: cable.A.Node.Name, Interface: cable.A.Interface, Impairment: cable.Impairment})
 }
 
 // Has implements check.Toolbox: nodes have the programs of this machine.

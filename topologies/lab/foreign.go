@@ -5,6 +5,8 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"sitewire/topologies"
@@ -51,9 +53,38 @@ func (l *Lab) startForeign(ctx context.Context, n *topologies.Node) error {
 			return err
 		}
 		l.daemons = append(l.daemons, daemon{n, d.Daemon})
+		return l.alias(n, "bird")
 	case topologies.FRR:
 		if _, err := peers.StartFRR(ctx, ns, "frr", l.network.FRRConfig(n)); err != nil {
 			return err
+		}
+		return l.alias(n, "frr")
+	case topologies.GoBGP:
+		d, err := peers.StartGoBGPd(ctx, ns, "gobgpd", l.network.GoBGPConfig(n))
+		if err != nil {
+			return err
+		}
+		l.daemons = append(l.daemons, daemon{n, d.Daemon})
+	}
+	return nil
+}
+
+// alias puts a daemon's sockets where its tools look for them: birdc in /run/bird, vtysh in /run/frr.
+func (l *Lab) alias(n *topologies.Node, name string) error {
+	ns := l.nodes[n.Name]
+	from, to := peers.Dir(ns, name), filepath.Join(ns.RunDir(), name)
+	if err := os.MkdirAll(to, 0o755); err != nil {
+		return err
+	}
+	files, err := os.ReadDir(from)
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		if f.Type()&os.ModeSocket != 0 {
+			if err := os.Symlink(filepath.Join(from, f.Name()), filepath.Join(to, f.Name())); err != nil {
+				return err
+			}
 		}
 	}
 	return nil

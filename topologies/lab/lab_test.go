@@ -59,7 +59,7 @@ func start(t *testing.T, w *topologies.Network) (*Lab, time.Duration) {
 		role     topologies.Role
 		programs []string
 	}{
-		{topologies.BIRD, []string{"bird"}}, {topologies.FRR, []string{"bgpd", "zebra", "vtysh"}},
+		{topologies.BIRD, []string{"bird"}}, {topologies.FRR, []string{"bgpd", "zebra", "vtysh"}}, {topologies.GoBGP, []string{"gobgpd"}},
 	} {
 		if len(w.ByRole(role.role)) > 0 {
 			for _, p := range role.programs {
@@ -95,7 +95,7 @@ func verify(t *testing.T, results []check.Result) {
 	t.Helper()
 	for _, r := range results {
 		if r.Err != nil {
-			t.Errorf("after %v it does not hold that %s (%s):\n%v", r.Took.Round(time.Millisecond), r.Name, r.Detail, r.Err)
+			t.Fatalf("after %v it does not hold that %s (%s):\n%v", r.Took.Round(time.Millisecond), r.Name, r.Detail, r.Err)
 		} else {
 			t.Logf("%6.1f s  %s (%s)", r.Took.Seconds(), r.Name, r.Detail)
 		}

@@ -11,8 +11,9 @@ import (
 
 // programs are what nodes of a role run beside sitewire, each with the Debian package that it is in.
 var programs = map[topologies.Role][][2]string{
-	topologies.BIRD: {{"bird", "bird2"}},
-	topologies.FRR:  {{"zebra", "frr"}, {"bgpd", "frr"}, {"vtysh", "frr"}},
+	topologies.BIRD:  {{"bird", "bird2"}},
+	topologies.FRR:   {{"zebra", "frr"}, {"bgpd", "frr"}, {"vtysh", "frr"}},
+	topologies.GoBGP: {{"gobgpd", "gobgpd"}, {"gobgp", "gobgpd"}},
 }
 
 // tunnelPrograms are what a foreign node with tunnels runs.
