@@ -139,6 +139,7 @@ var (
 	anyOrange = []Step{{Color: "green"}, {1, "orange"}}
 	upDown    = []State{{"0", "down", "red"}, {"1", "up", "green"}}
 	upSteps   = []Step{{Color: "red"}, {1, "green"}}
+	seenSteps = []Step{{Color: "gray"}, {1, "blue"}} // where absence is no fault
 	lossSteps = []Step{{Color: "green"}, {0.01, "yellow"}, {0.05, "red"}}
 	rttSteps  = []Step{{Color: "green"}, {0.15, "yellow"}, {0.4, "red"}}
 	// ageSteps: WireGuard renews a session that is used after 120 s and drops it after 180 s.

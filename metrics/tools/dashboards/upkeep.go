@@ -83,11 +83,11 @@ func routingUpkeep() []Row {
 		}, {
 			Title: "Netlink errors", Kind: TimeSeries, W: 12, H: 8, Unit: "reqps", Min: new(0.0), Steps: neutral, NoValue: "No request failed.",
 			Question: "What does the kernel answer to requests that fail?",
-			Normal:   "0.",
+			Normal:   "No line. The log names the request.",
 			Do:       "EPERM: the unit lost a capability. ENODEV: somebody removed a device. EINVAL: a next hop that is not on-link. ENOBUFS: too much at once, it is tried again.",
 			Alerts:   []string{"SitewireNetlinkErrors"},
-			Queries: []Query{{Expr: `sum by (instance, subsystem, operation, errno) (rate(sitewire_netlink_errors_total{gw}[$__rate_interval]))`,
-				Legend: "{{instance}} {{subsystem}} {{operation}} {{errno}}"}},
+			Queries: []Query{{Expr: `sum by (instance, errno) (rate(sitewire_netlink_errors_total{gw}[$__rate_interval])) > 0`,
+				Legend: "{{instance}} {{errno}}"}},
 		}, {
 			Title: "Lost notifications in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no data",
 			Question: "Did the kernel drop notifications, and did we read everything again?",
@@ -100,10 +100,10 @@ func routingUpkeep() []Row {
 			},
 		}, {
 			Title: "Calls into the BGP server", Kind: TimeSeries, W: 12, H: 8, Unit: "s", Min: new(0.0), Log: true, Steps: neutral, NoValue: "no BGP",
-			Question: "How long do calls hold up the BGP server (slowest hundredth)?",
+			Question: "How long do calls hold up the BGP server (slowest hundredth of the last hour)?",
 			Normal:   "Milliseconds. It reads no message while one runs.",
 			Do:       "Over a second: large tables with many peers; look at the CPU below.",
-			Queries: []Query{{Expr: `histogram_quantile(0.99, sum by (instance, le) (rate(sitewire_bgp_server_operation_duration_seconds_bucket{gw}[$__rate_interval])))`,
+			Queries: []Query{{Expr: `histogram_quantile(0.99, sum by (instance, le) (rate(sitewire_bgp_server_operation_duration_seconds_bucket{gw}[1h])))`,
 				Legend: "{{instance}}"}},
 		}},
 	}, {
