@@ -1,6 +1,7 @@
 package docker
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,8 @@ func (e *Engine) Deploy(ctx context.Context, w *topologies.Network, dir string) 
 }
 
 func (l *Lab) up(ctx context.Context) error {
-	names := slices.Sorted(maps.Keys(l.file.Topology.Nodes))
+	// Programs of other people that share a node's network are left out: there may be no registry to take them from.
+	names := slices.DeleteFunc(slices.Sorted(maps.Keys(l.file.Topology.Nodes)), func(name string) bool { return l.network.Node(name) == nil })
 	if err := l.each(ctx, names, l.run); err != nil {
 		return err
 	}
@@ -98,8 +100,8 @@ func (l *Lab) container(node string) string { return topologies.Container(l.netw
 func (l *Lab) run(ctx context.Context, name string) error {
 	n := l.file.Topology.Nodes[name]
 	args := []string{
-		"run", "--detach", "--name", l.container(name), "--hostname", name, "--network", n.NetworkMode,
-		"--device", "/dev/net/tun", "--cap-add", "NET_ADMIN", "--sysctl", "net.ipv6.conf.all.disable_ipv6=0",
+		"run", "--detach", "--name", l.container(name), "--hostname", name, "--network", cmp.Or(n.NetworkMode, "none"), // nobody is there to look at published ports
+		"--device", "/dev/net/tun", "--cap-add", "NET_ADMIN",
 	}
 	// containerlab gives all nodes all there is. A gateway does without; FRR's zebra does not start without this.
 	if l.network.Node(name).Role == topologies.FRR {
