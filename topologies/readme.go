@@ -186,7 +186,7 @@ type Placeholder struct{ Word, Meaning string }
 var Placeholders = []Placeholder{
 	{"TIME", "an age, a duration, a time of day"},
 	{"BYTES", "how much a tunnel has carried"},
-	{"COUNT", "how many prefixes or paths, in networks where that depends on who was heard first"},
+	{"COUNT", "how many prefixes have been announced; in networks with several ways, also how many prefixes and paths have been received"},
 	{"PORT", "the UDP port of a peer that calls, which its kernel chose"},
 	{"VERSION", "of a program that is not ours"},
 }

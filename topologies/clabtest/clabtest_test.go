@@ -204,15 +204,17 @@ a     up         1m22s  198.18.2.2:51820  4.55KiB  5.03KiB  2/0  -
 long  up            7s  198.18.3.2:43210       0B     12MiB  2/2  over 3s
   changed     1 minute, 10 seconds ago, 2.0ms from UPDATE
 10.1.0.0/24  unicast [fra_ipv4 03:34:22.123] * (100) [AS1i]
+fra  2/2/2  2/2/1  -
 BIRD 2.0.12 ready. heard from within 30 s since 2026-11-22T03:28:03Z
 `
-	for w, count := range map[*topologies.Network][2]string{pair: {"2/0", "2/2"}, triangle: {"COUNT", "COUNT"}} {
+	for w, count := range map[*topologies.Network][3]string{pair: {"2/0", "2/2", "2/2/COUNT"}, triangle: {"COUNT", "COUNT", "COUNT"}} {
 		pad := strings.Repeat(" ", len(count[0])-len("PFX"))
 		want := `PEER  STATE  HANDSHAKE  ENDPOINT          RX     TX     PFX` + pad + `  REASON
 a     up     TIME       198.18.2.2:51820  BYTES  BYTES  ` + count[0] + `  -
 long  up     TIME       198.18.3.2:PORT   BYTES  BYTES  ` + count[1] + `  over TIME
   changed     TIME, TIME from UPDATE
 10.1.0.0/24  unicast [fra_ipv4 TIME] * (100) [AS1i]
+fra  ` + count[2] + `  ` + count[2] + `  -
 BIRD VERSION ready. heard from within 30 s since TIME
 `
 		lines := strings.SplitAfter(in, "\n")

@@ -46,8 +46,11 @@ func Normal(w *topologies.Network, out string) string {
 		}
 		return s[:strings.IndexByte(s, ':')] + ":PORT"
 	})
+	out = announced.ReplaceAllString(out, "$1/COUNT")
 	if looped(w) {
-		out = cells.ReplaceAllString(out, "${1}COUNT${3}")
+		for range 2 { // neighbours share the blanks between them
+			out = cells.ReplaceAllString(out, "${1}COUNT${3}")
+		}
 	}
 	lines := strings.Split(strings.TrimRight(out, "\n"), "\n")
 	for i := range lines {
@@ -69,8 +72,12 @@ func Normal(w *topologies.Network, out string) string {
 	return strings.Join(lines, "\n") + "\n"
 }
 
-// cells are numbers of prefixes or paths in a column.
-var cells = regexp.MustCompile(`(  )(\d+(?:/\d+)+)( |$)`)
+var (
+	// announced is the last of received/accepted/announced prefixes: it is counted from time to time only.
+	announced = regexp.MustCompile(`\b(\d+/\d+)/\d+\b`)
+	// cells are numbers of prefixes or paths in a column.
+	cells = regexp.MustCompile(`(?m)( {2})(\d+/\d+(?:/COUNT)?)( |$)`)
+)
 
 // looped tells whether there is more than one way between two routers. How many paths each then tells the other of depends on what it
 // heard first.
