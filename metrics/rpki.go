@@ -13,7 +13,7 @@ func newRPKIMetrics(c *catalogue) *rpkiMetrics {
 		up:      c.gauge("rpki_session_up", "1 if the cache has answered on the present connection, or the file could be read when last looked at.", "server"),
 		serial:  c.gauge("rpki_serial", "Serial number of the cache's payloads; 0 for files.", "server"),
 		vrps:    c.gauge("rpki_vrps", "Validated ROA payloads of the source in use.", "server", "family"),
-		updated: c.gauge("rpki_last_update_timestamp_seconds", "Unix time at which the source last confirmed its payloads: the cache's last answer, the file's last change. 0 before the first.", "server"),
+		updated: c.gauge("rpki_last_update_timestamp_seconds", "Unix time at which the source last confirmed its payloads: the cache's last answer; the last change of a file whose metadata say when it was generated; the last look at any other file. 0 before the first.", "server"),
 	}
 }
 

@@ -510,3 +510,38 @@ func FuzzParseJSON(f *testing.F) {
 		}
 	})
 }
+
+// A list that a person keeps does not grow old while it is there; one that a program writes does.
+func TestFileAge(t *testing.T) {
+	dir := t.TempDir()
+	old := time.Unix(1_000_000, 0)
+	var sources []Source
+	for name, metadata := range map[string]string{
+		"a-byhand": "", "b-counted": `"metadata": {"counts": 1}, `, "c-dn42": `"metadata": {"generated": 1, "valid": 2}, `, "d-rpki-client": `"metadata": {"buildtime": "x"}, `,
+	} {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(`{`+metadata+`"roas": [{"prefix": "10.2.0.0/16", "asn": 2}]}`), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chtimes(path, old, old); err != nil {
+			t.Fatal(err)
+		}
+		sources = append(sources, Source{Name: name, Path: path})
+	}
+	bubble(t, &cache{}, Config{Sources: sources}, func(t *testing.T, m *Manager) {
+		pass(3 * time.Hour)
+		for i, s := range m.Snapshot().Sources {
+			age := time.Since(s.Updated)
+			if byHand := i < 2; byHand && age > 2*pollEvery || !byHand && !s.Updated.Equal(old) {
+				t.Errorf("%s was updated %s ago, at %s", s.Name, age, s.Updated)
+			}
+		}
+		if err := os.Remove(filepath.Join(dir, "a-byhand")); err != nil {
+			t.Fatal(err)
+		}
+		pass(3 * time.Hour)
+		if s := m.Snapshot().Sources[0]; s.Up || time.Since(s.Updated) < 2*time.Hour {
+			t.Errorf("gone: %+v", s)
+		}
+	})
+}

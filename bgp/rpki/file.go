@@ -16,7 +16,10 @@ const pollEvery = 10 * time.Second
 type file struct {
 	path    string
 	learned func(result, time.Time)
-	seen    os.FileInfo
+	// confirmed is told that a list that a person keeps is still as it was. One that a program writes is as old as its last change.
+	confirmed func(time.Time)
+	seen      os.FileInfo
+	renewed   bool // by a program
 }
 
 // run reads the file whenever it changed, until ctx ends; again looks now. failed is told why a file was not taken; what
@@ -47,19 +50,26 @@ func (f *file) look() error {
 		return err
 	}
 	if f.seen != nil && os.SameFile(f.seen, info) && f.seen.ModTime().Equal(info.ModTime()) && f.seen.Size() == info.Size() {
+		if !f.renewed {
+			f.confirmed(time.Now())
+		}
 		return nil
 	}
 	if !info.Mode().IsRegular() {
 		return fmt.Errorf("%s is not a file", f.path)
 	}
-	list, skipped, _, err := parseJSON(in)
+	list, skipped, renewed, err := parseJSON(in)
 	if err != nil {
 		if err == io.EOF || err == io.ErrUnexpectedEOF {
 			err = fmt.Errorf("ends too early: %w (write it beside and rename it)", err)
 		}
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
-	f.seen = info
-	f.learned(result{vrps: list, skipped: skipped}, info.ModTime())
+	f.seen, f.renewed = info, renewed
+	at := time.Now()
+	if renewed {
+		at = info.ModTime()
+	}
+	f.learned(result{vrps: list, skipped: skipped}, at)
 	return nil
 }

@@ -38,44 +38,60 @@ func (r *row) vrp() (VRP, error) {
 	return NewVRP(p, longest, uint32(asn))
 }
 
-// parseJSON reads {"roas": [...]} and returns the payloads, sorted. A bad row is skipped and counted, and bad its reason;
-// a file of which half is bad is refused, because what is left would turn good routes down.
-func parseJSON(r io.Reader) (list []VRP, skipped int, bad error, err error) {
+// dated tells whether the metadata of a file say when a program wrote it: generated, generatedTime or buildtime of the generators, and
+// valid of dn42's. Such a file is meant to be renewed; a list that a person keeps by hand has none of them.
+func dated(metadata json.RawMessage) bool {
+	var m map[string]json.RawMessage
+	if json.Unmarshal(metadata, &m) != nil {
+		return false
+	}
+	for _, key := range []string{"generated", "generatedTime", "buildtime", "valid"} {
+		if m[key] != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// parseJSON reads {"roas": [...]} and returns the payloads, sorted. Bad rows are skipped and counted; a file which half is bad is
+// refused, because what is left would turn good routes down. renewed tells that a program wrote it, and when.
+func parseJSON(r io.Reader) (list []VRP, skipped int, renewed bool, err error) {
 	limited := &io.LimitedReader{R: r, N: maxFile}
 	d := json.NewDecoder(limited)
 	if err := expect(d, json.Delim('{')); err != nil {
-		return nil, 0, nil, err
+		return nil, 0, false, err
 	}
-	found := false
+	found, bad := false, error(nil)
 	for d.More() {
 		key, err := d.Token()
 		if err != nil {
-			return nil, 0, nil, err
+			return nil, 0, false, err
 		}
 		if key != "roas" {
 			var skip json.RawMessage
 			if err := d.Decode(&skip); err != nil {
-				return nil, 0, nil, err
+				return nil, 0, false, err
 			}
+			renewed = renewed || key == "metadata" && dated(skip)
 			continue
 		}
 		found = true
 		if list, skipped, bad, err = parseRows(d, list); err != nil {
-			return nil, 0, nil, err
+			return nil, 0, false, err
 		}
 	}
 	if err := expect(d, json.Delim('}')); err != nil {
-		return nil, 0, nil, err
+		return nil, 0, false, err
 	}
 	switch {
 	case limited.N <= 0:
-		return nil, 0, nil, fmt.Errorf("larger than %d MiB", maxFile>>20)
+		return nil, 0, false, fmt.Errorf("larger than %d MiB", maxFile>>20)
 	case !found:
-		return nil, 0, nil, errors.New(`no list "roas": want {"roas": [{"prefix": …, "maxLength": …, "asn": …}]}`)
+		return nil, 0, false, errors.New(`no list "roas": want {"roas": [{"prefix": …, "maxLength": …, "asn": …}]}`)
 	case skipped > len(list):
-		return nil, 0, nil, fmt.Errorf("%d of %d rows are bad, the first: %w", skipped, skipped+len(list), bad)
+		return nil, 0, false, fmt.Errorf("%d of %d rows are bad, the first: %w", skipped, skipped+len(list), bad)
 	}
-	return sorted(list), skipped, bad, nil
+	return sorted(list), skipped, renewed, nil
 }
 
 func parseRows(d *json.Decoder, list []VRP) (_ []VRP, skipped int, bad, err error) {

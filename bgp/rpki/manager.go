@@ -46,7 +46,8 @@ type Status struct {
 	IPv4    int       `json:"ipv4"` // payloads in use
 	IPv6    int       `json:"ipv6"`
 	Skipped int       `json:"skipped,omitempty"` // rows that made no sense
-	// Updated is when the source last confirmed its payloads: the cache's last answer, the file's last change.
+	// Updated is when the source last confirmed its payloads: the cache's last answer; the last change of a file that a
+	// program writes, as its metadata show; the last look at another file.
 	Updated time.Time `json:"updated,omitzero"`
 	// Expires is when payloads of a cache that stays silent are dropped; Expired says that they were.
 	Expires   time.Time `json:"expires,omitzero"`
@@ -214,7 +215,7 @@ func (m *Manager) Run(ctx context.Context) error {
 func (m *Manager) follow(ctx context.Context, s *source) {
 	failed := func(err error) { m.failed(s, err) }
 	if s.Path != "" {
-		f := &file{path: s.Path, learned: func(r result, at time.Time) { m.learned(s, r, at) }}
+		f := &file{path: s.Path, learned: func(r result, at time.Time) { m.learned(s, r, at) }, confirmed: func(at time.Time) { m.confirmed(s, at) }}
 		f.run(ctx, s.again, failed)
 		return
 	}
@@ -227,6 +228,14 @@ func (m *Manager) learned(s *source, r result, at time.Time) {
 	if m.learn(s, r, at) {
 		m.log.Info("RPKI source answers", "source", s.Name, "table", s.Table, "payloads", len(r.vrps), "skipped", r.skipped)
 	}
+	m.wake()
+}
+
+// confirmed notes that the source says what it said before.
+func (m *Manager) confirmed(s *source, at time.Time) {
+	m.mu.Lock()
+	s.status.Updated = at
+	m.mu.Unlock()
 	m.wake()
 }
 
