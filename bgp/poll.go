@@ -71,6 +71,7 @@ func (l *loop) poll(now time.Time) {
 		l.log.Error("list neighbours", "err", err)
 		return
 	}
+	before := l.answered
 	l.answered = time.Now()
 	l.view.mu.Lock()
 	defer l.view.mu.Unlock()
@@ -82,7 +83,7 @@ func (l *loop) poll(now time.Time) {
 		if !advertised {
 			p.advertised = n.polled.advertised
 		}
-		n.refusedOpen(p)
+		n.refusedOpen(p, before)
 		if n.polled != p {
 			n.polled, l.view.counted = p, true
 		}
@@ -91,11 +92,11 @@ func (l *loop) poll(now time.Time) {
 }
 
 // refusedOpen finds the cause of a session that does not come up. GoBGP tells nobody of NOTIFICATIONs on connections that
-// it began, and counts them.
-func (n *neighbour) refusedOpen(p polled) {
+// it began, and counts them. One that was counted since the poll before may as well have ended a session that was up then.
+func (n *neighbour) refusedOpen(p polled, before time.Time) {
 	grown := func(now, before uint64) bool { return now > 0 && now != before }
 	switch {
-	case n.state == Established:
+	case n.state == Established || n.lastDown.After(before):
 	case grown(p.received.Notification, n.polled.received.Notification):
 		n.lastError = "the neighbour refuses our OPEN with a NOTIFICATION: compare asn at both ends, and the router IDs"
 	case grown(p.sent.Notification, n.polled.sent.Notification):
