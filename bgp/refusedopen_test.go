@@ -15,9 +15,9 @@ func TestNotificationThatEndedASessionRefusedNoOpen(t *testing.T) {
 		want bool
 	}{
 		{"never up", neighbour{}, true},
-		{"ended long ago", neighbour{lastDown: before.Add(-time.Minute)}, true},
-		{"ended since the last look", neighbour{lastDown: before.Add(time.Second)}, false},
-		{"up", neighbour{state: Established}, false},
+		{"ended long ago", neighbour{session: session{lastDown: before.Add(-time.Minute)}}, true},
+		{"ended since the last look", neighbour{session: session{lastDown: before.Add(time.Second)}}, false},
+		{"up", neighbour{session: session{state: Established}}, false},
 	} {
 		c.n.refusedOpen(sent, before)
 		if got := c.n.lastError != ""; got != c.want {
