@@ -38,7 +38,7 @@ func TestDisabled(t *testing.T) {
 
 			disable := func(on bool) { l.set(func(c *Config) { c.Neighbours[0].Disabled = on }) }
 			disable(true)
-			<-pa.Done()
+			l.ended(pa)
 			if code, sub, ok := pa.Notification(); !ok || code != 6 || sub != c.subcode {
 				t.Errorf("the neighbour was told %d/%d (%v), want 6/%d", code, sub, ok, c.subcode)
 			}
@@ -86,7 +86,7 @@ func TestDisabledForAMoment(t *testing.T) {
 	for _, on := range []bool{true, false} {
 		l.set(func(c *Config) { c.Neighbours[0].Disabled = on })
 	}
-	<-p.Done()
+	l.ended(p)
 	p = l.peer(2, 65001)
 	announce(t, p, from4(2, 65001), "10.2.0.0/16")
 	l.feed.wait(t, "best path", func() bool { return l.feed.bestOf("10.2.0.0/16") == "a" })

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime/pprof"
 	"slices"
 	"strconv"
 	"strings"
@@ -142,6 +143,14 @@ func (f *feed) path(n, p string) *routes.Path {
 	return nil
 }
 
+// verdict tells why the neighbour's path is rejected, "" if it is not; "no path" if there is none. For use in wait.
+func (f *feed) verdict(n, p string) string {
+	if path := f.path(n, p); path != nil {
+		return path.Rejected
+	}
+	return "no path"
+}
+
 func (f *feed) bestOf(p string) string {
 	var names []string
 	for _, c := range f.best[netip.MustParsePrefix(p)] {
@@ -202,8 +211,14 @@ func startLabWith(t *testing.T, c Config, more func(*Options)) *lab {
 	go func() { done <- l.Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
+		select {
+		case err := <-done:
+			if err != nil {
+				t.Errorf("Run: %v", err)
+			}
+		case <-time.After(4 * patient):
+			pprof.Lookup("goroutine").WriteTo(t.Output(), 2)
+			t.Errorf("Run did not end within %v", 4*patient)
 		}
 	})
 	select {
@@ -256,6 +271,17 @@ func (l *lab) dial(o bgptest.Options) *bgptest.Peer {
 	}
 	l.t.Cleanup(p.Close)
 	return p
+}
+
+// ended waits until the other side has closed the raw peer's session.
+func (l *lab) ended(p *bgptest.Peer) {
+	l.t.Helper()
+	select {
+	case <-p.Done():
+	case <-time.After(patient):
+		pprof.Lookup("goroutine").WriteTo(l.t.Output(), 2)
+		l.t.Fatalf("the session was not closed within %v: %+v", patient, l.Snapshot().Sessions)
+	}
 }
 
 func (l *lab) peer(x byte, asn uint32) *bgptest.Peer {

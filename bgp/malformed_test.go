@@ -123,6 +123,8 @@ func TestMalformed(t *testing.T) {
 				// What follows on the same session is taken.
 				announce(t, p, from4(2, 65001), "10.9.0.0/16")
 				l.gets(witness, "10.9.0.0/16")
+				// GoBGP tells us after it has told the witness, and in the order in which things came.
+				l.feed.wait(t, "what followed", func() bool { return l.feed.path(name, "10.9.0.0/16") != nil })
 				l.feed.mu.Lock()
 				got := ""
 				if path := l.feed.path(name, "10.2.0.0/16"); path != nil && path.Rejected == "" {

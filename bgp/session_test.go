@@ -59,7 +59,7 @@ func TestPrefixLimitDegrades(t *testing.T) {
 	}
 	for _, p := range prefixes[3:] {
 		l.absent(b, p)
-		l.feed.wait(t, p+" refused", func() bool { return l.feed.path("a", p).Rejected == PrefixLimit && l.feed.bestOf(p) == "" })
+		l.feed.wait(t, p+" refused", func() bool { return l.feed.verdict("a", p) == PrefixLimit && l.feed.bestOf(p) == "" })
 	}
 	// Room lets one in, and only one.
 	withdraw(t, a, prefixes[0])
@@ -83,7 +83,7 @@ func TestImplicitWithdrawByLoop(t *testing.T) {
 	announce(t, a, from4(2, 65001, ownASN, 65003), "10.2.0.0/16")
 	l.absent(b, "10.2.0.0/16")
 	l.feed.wait(t, "loop", func() bool {
-		return l.feed.path("a", "10.2.0.0/16").Rejected == policy.ASLoop && l.feed.bestOf("10.2.0.0/16") == ""
+		return l.feed.verdict("a", "10.2.0.0/16") == policy.ASLoop && l.feed.bestOf("10.2.0.0/16") == ""
 	})
 }
 
@@ -105,7 +105,7 @@ func TestSetKeepsSessions(t *testing.T) {
 	})
 	l.absent(b, "10.2.0.0/16")
 	l.feed.wait(t, "rejection", func() bool {
-		return l.feed.path("a", "10.2.0.0/16").Rejected == "not-these" && l.feed.bestOf("10.2.0.0/16") == ""
+		return l.feed.verdict("a", "10.2.0.0/16") == "not-these" && l.feed.bestOf("10.2.0.0/16") == ""
 	})
 	l.set(func(c *Config) { c.Neighbours[0].Policy = accepting() })
 	l.gets(b, "10.2.0.0/16")
@@ -127,9 +127,9 @@ func TestSetKeepsSessions(t *testing.T) {
 
 	// A changed timer needs a new session, of that neighbour.
 	l.set(func(c *Config) { c.Neighbours[2].HoldTime = 30 * time.Second })
-	<-c.Done()
+	l.ended(c)
 	l.set(func(c *Config) { c.Neighbours = slices.Delete(slices.Clone(c.Neighbours), 1, 2) })
-	<-b.Done()
+	l.ended(b)
 	if code, sub, ok := b.Notification(); !ok || code != 6 || sub != 3 {
 		t.Errorf("removed neighbour got %d/%d %v", code, sub, ok)
 	}
@@ -169,7 +169,7 @@ func TestLiveness(t *testing.T) {
 	l.feed.wait(t, "withdrawal", func() bool {
 		return l.feed.path("nyc/ipv4", "10.2.0.0/16") == nil && l.feed.bestOf("10.2.0.0/16") == ""
 	})
-	<-a.Done()
+	l.ended(a)
 	l.session("nyc/ipv4", "down for the tunnel", func(s Session) bool {
 		return s.Downs[downTunnel] == 1 && s.State != Established && s.Tunnel && s.Peer == "nyc"
 	})
@@ -209,7 +209,10 @@ func TestGracefulRestartLeftovers(t *testing.T) {
 	o.Restarting = true
 	b := l.dial(o)
 	announce(t, b, from4(2, 65001), "10.2.0.0/16")
-	l.feed.wait(t, "new path", func() bool { return l.feed.path("a", "10.2.0.0/16").Session == 2 })
+	l.feed.wait(t, "new path", func() bool {
+		p := l.feed.path("a", "10.2.0.0/16")
+		return p != nil && p.Session == 2
+	})
 	if err := b.EndOfRIB(false); err != nil {
 		t.Fatal(err)
 	}
@@ -307,7 +310,7 @@ func TestReset(t *testing.T) {
 	if err := l.Reset(l.context(), "a", false); err != nil {
 		t.Fatal(err)
 	}
-	<-a.Done()
+	l.ended(a)
 	l.peer(2, 65001)
 	l.session("a", "up again", func(s Session) bool { return s.State == Established && s.Downs[downReset] == 1 })
 }

@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net/netip"
+	"runtime/pprof"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -128,7 +129,12 @@ func TestChangesWhileComingUp(t *testing.T) {
 		b := l.peer(3, 65002)
 		l.session("b", "up", func(s Session) bool { return s.State == Established })
 		stop.Store(true)
-		<-stopped
+		select {
+		case <-stopped:
+		case <-time.After(patient):
+			pprof.Lookup("goroutine").WriteTo(t.Output(), 2)
+			t.Fatalf("round %d: an UPDATE was not taken within %v", round, patient)
+		}
 		if !l.eventually(fmt.Sprint("round ", round, ": what b was sent"), func() string {
 			got := map[netip.Prefix]string{}
 			for p := range b.Routes() {

@@ -3,8 +3,6 @@ package e2e
 import (
 	"fmt"
 	"net/netip"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -36,12 +34,12 @@ func TestFollowsUnderlay(t *testing.T) {
 		}
 		return nil
 	})
-	before := fragments(t, a.ns)
+	before := nstest.FragmentsCreated(t, a.ns)
 	sent, got, err := netns.Ping(t.Context(), a.ns, a.lan4.Addr().Next(), b.host4, netns.PingOpts{Count: 5, Size: inner - 28})
 	if err != nil || got != sent {
 		t.Errorf("%d of %d full packets answered, %v", got, sent, err)
 	}
-	if after := fragments(t, a.ns); after != before {
+	if after := nstest.FragmentsCreated(t, a.ns); after != before {
 		t.Errorf("full packets were fragmented: %s fragments before, %s after", before, after)
 	}
 
@@ -66,23 +64,4 @@ func TestFollowsUnderlay(t *testing.T) {
 	t.Logf("moved to the other uplink in %v", time.Since(begin).Round(100*time.Millisecond))
 	d.sessionsUp(1)
 	reach(t, a, b)
-}
-
-// fragments reads how many fragments of IPv4 packets the namespace made (RFC 4293, ipSystemStatsOutFragCreates).
-func fragments(t *testing.T, n *netns.NS) string {
-	t.Helper()
-	var lines [][]string
-	for line := range strings.Lines(nstest.Run(t, n, "cat", "/proc/net/snmp")) {
-		if strings.HasPrefix(line, "Ip:") {
-			lines = append(lines, strings.Fields(line))
-		}
-	}
-	if len(lines) != 2 {
-		t.Fatalf("%d lines about IP", len(lines))
-	}
-	i := slices.Index(lines[0], "FragCreates")
-	if i < 0 {
-		t.Fatalf("no FragCreates in %v", lines[0])
-	}
-	return lines[1][i]
 }

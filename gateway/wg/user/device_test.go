@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -496,31 +495,12 @@ func TestMTUChanged(t *testing.T) {
 	must(t, p.a.MTU("wan0", mtu+60))
 	must(t, p.b.MTU("wan0", mtu+60))
 	p.reach(t, p.a, "10.0.0.2")
-	before := fragmentsCreated(t, p.a)
+	before := nstest.FragmentsCreated(t, p.a)
 	sent, got, err := netns.Ping(t.Context(), p.a, netip.Addr{}, netip.MustParseAddr("10.0.0.2"), netns.PingOpts{Count: 5, Size: mtu - 28})
 	if err != nil || got != sent {
 		t.Errorf("%d of %d full packets answered, %v", got, sent, err)
 	}
-	if after := fragmentsCreated(t, p.a); after != before {
+	if after := nstest.FragmentsCreated(t, p.a); after != before {
 		t.Errorf("full packets were fragmented: %s fragments before, %s after", before, after)
 	}
-}
-
-// fragmentsCreated reads the namespace's counter of that name (RFC 4293, ipSystemStatsOutFragCreates).
-func fragmentsCreated(t *testing.T, ns *netns.NS) string {
-	t.Helper()
-	var lines [][]string
-	for line := range strings.Lines(nstest.Run(t, ns, "cat", "/proc/net/snmp")) {
-		if strings.HasPrefix(line, "Ip:") {
-			lines = append(lines, strings.Fields(line))
-		}
-	}
-	if len(lines) != 2 {
-		t.Fatalf("%d lines about IP", len(lines))
-	}
-	i := slices.Index(lines[0], "FragCreates")
-	if i < 0 {
-		t.Fatalf("no FragCreates in %v", lines[0])
-	}
-	return lines[1][i]
 }
