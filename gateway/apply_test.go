@@ -261,7 +261,7 @@ func TestApplyRestartRequired(t *testing.T) {
 			{"metric: 512", "metric: 512, protocol: 84", "routes.protocol"},
 			{"metric: 512", "metric: 512, source_ipv4: 10.0.0.1", "routes.source_ipv4"},
 			{"metric: 512", "metric: 512, source_ipv6: 'fd00::1'", "routes.source_ipv6"},
-			{"metrics:", "log: { level: debug }\nmetrics:", "log.level"},
+			{"metrics:", "log: { format: json }\nmetrics:", "log.format"},
 			{"private_key:", "backend: userspace, private_key:", "wireguard.backend"},
 		} {
 			err := r.reload(replace(base, change.old, change.new))

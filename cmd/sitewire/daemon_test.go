@@ -143,6 +143,8 @@ func TestRun(t *testing.T) {
 	if out := ask(t, 0, "--socket", socket, "status", "--fail"); !strings.Contains(out, "generation 2") {
 		t.Errorf("status after a reload:\n%s", out)
 	}
+	write("log: { level: error }\n")
+	hup()
 
 	if err := daemon.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
@@ -150,6 +152,9 @@ func TestRun(t *testing.T) {
 	systemd.await("STOPPING=1")
 	if err := <-ended; err != nil {
 		t.Errorf("the daemon ended with %v", err)
+	}
+	if strings.Contains(stderr.String(), "sitewire has stopped") {
+		t.Error("the log still has messages of level info")
 	}
 	ask(t, exitUnreachable, "--socket", socket, "status")
 }
@@ -241,7 +246,7 @@ func TestLogForJournalHasNoTime(t *testing.T) {
 	for _, format := range []string{"text", "json"} {
 		for _, journal := range []bool{false, true} {
 			var b bytes.Buffer
-			slog.New(newLogHandler(&b, config.Log{Format: format}, journal)).Info("hello")
+			slog.New(newLogHandler(&b, config.Log{Format: format}, slog.LevelInfo, journal)).Info("hello")
 			if has := strings.Contains(b.String(), "time"); has == journal {
 				t.Errorf("%s for the journal %v: %q", format, journal, b.String())
 			}

@@ -7,9 +7,9 @@ import (
 	"sitewire/gateway/config"
 )
 
-// newLogHandler writes in the configured form. The journal has its own clock, so lines for it carry none.
-func newLogHandler(w io.Writer, c config.Log, journal bool) slog.Handler {
-	opts := &slog.HandlerOptions{Level: c.Level}
+// newLogHandler writes in the configured form, from a level on that may change. The journal has its own clock, so lines for it carry none.
+func newLogHandler(w io.Writer, c config.Log, level slog.Leveler, journal bool) slog.Handler {
+	opts := &slog.HandlerOptions{Level: level}
 	if journal {
 		opts.ReplaceAttr = func(groups []string, at slog.Attr) slog.Attr {
 			if len(groups) == 0 && at.Key == slog.TimeKey {

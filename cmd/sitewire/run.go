@@ -49,7 +49,7 @@ restart does not help).`,
 				fmt.Fprintln(a.stderr, "sitewire: run listens on the socket that its configuration names;", "--socket and", socketEnv, "are for the other commands")
 			}
 			d := &process{cfg: cfg, load: load, started: time.Now()}
-			d.logs = metrics.NewLogCounter(newLogHandler(a.stderr, cfg.Log, os.Getenv("JOURNAL_STREAM") != ""))
+			d.logs = metrics.NewLogCounter(newLogHandler(a.stderr, cfg.Log, d, os.Getenv("JOURNAL_STREAM") != ""))
 			d.log = slog.New(d.logs)
 			return d.run(cmd.Context())
 		},
@@ -72,6 +72,15 @@ type process struct {
 	prober  *probe.Prober
 	devices deviceWatch
 	serving atomic.Bool // the API listens
+	running atomic.Pointer[gateway.Gateway]
+}
+
+// Level implements slog.Leveler: the level of the configuration that is in force, so that a reload turns debugging on and off.
+func (d *process) Level() slog.Level {
+	if g := d.running.Load(); g != nil {
+		return g.Config().Log.Level
+	}
+	return d.cfg.Log.Level
 }
 
 // run makes the parts and keeps them until ctx ends, `sitewire stop` is called, or one of them breaks.
@@ -132,6 +141,7 @@ func (d *process) run(ctx context.Context) error {
 
 		LinkCounters: d.linkCounters(),
 	})
+	d.running.Store(d.gateway)
 
 	// The parts around the gateway outlive it: it needs the kernel's answers while it takes things down, and its status can be asked for.
 	// If one of them breaks, the gateway ends in good order.

@@ -129,7 +129,7 @@ func relativePathKind() kind[string] {
 
 func logObject() object[Log] {
 	return object[Log]{name: "log", fields: []field[Log]{
-		key("level", levelKind(), func(l *Log) *slog.Level { return &l.Level }, "info", "Least important message to log.").atStart(),
+		key("level", levelKind(), func(l *Log) *slog.Level { return &l.Level }, "info", "Least important message to log."),
 		key("format", oneOf("text", "json"), func(l *Log) *string { return &l.Format }, "text", "Form of the lines.").atStart(),
 	}}
 }
