@@ -83,10 +83,10 @@ func routingUpkeep() []Row {
 		}, {
 			Title: "Netlink errors", Kind: TimeSeries, W: 12, H: 8, Unit: "reqps", Min: new(0.0), Steps: neutral, NoValue: "No request failed.",
 			Question: "What does the kernel answer to requests that fail?",
-			Normal:   "No line. The log names the request.",
+			Normal:   "All lines at 0. The log names the request that failed.",
 			Do:       "EPERM: the unit lost a capability. ENODEV: somebody removed a device. EINVAL: a next hop that is not on-link. ENOBUFS: too much at once, it is tried again.",
 			Alerts:   []string{"SitewireNetlinkErrors"},
-			Queries: []Query{{Expr: `sum by (instance, errno) (rate(sitewire_netlink_errors_total{gw}[$__rate_interval])) > 0`,
+			Queries: []Query{{Expr: `sum by (instance, errno) (rate(sitewire_netlink_errors_total{gw}[$__rate_interval]))`,
 				Legend: "{{instance}} {{errno}}"}},
 		}, {
 			Title: "Lost notifications in the last hour", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Decimals: new(0.0), Min: new(0.0), Steps: neutral, NoValue: "no data",
