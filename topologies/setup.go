@@ -11,7 +11,7 @@ const (
 	sitewireFile  = "/etc/sitewire/sitewire.yaml"
 	birdFile      = "/etc/bird/bird.conf"
 	frrFile       = "/etc/frr/frr.conf"
-	gobgpFile     = "/etc/gobgpd.toml"
+	gobgpFile     = "/etc/gobgp/gobgpd.toml"
 	wireguardPath = "/etc/wireguard/"
 )
 

@@ -62,11 +62,11 @@ func tours() map[string]tour {
 			{"fra", "sitewire peers"}, {"fra", "sitewire explain 172.20.5.10"}, {"nyc", "sitewire bgp"}, {"ams", "birdc show protocols"},
 		}, []Try{
 			{"End a peering in good order", []Step{
-				{"fra", "sitewire explain 172.20.3.10", "goes by 172.20.3.0/24 to ams"},
+				{"fra", "sitewire explain 172.20.3.10", "goes by 172.20.3.0/27 to ams"},
 				{"ams", "birdc disable fra", "disabled"},
-				{"fra", "sitewire explain 172.20.3.10", "goes by 172.20.3.0/24 to nyc"},
+				{"fra", "sitewire explain 172.20.3.10", "goes by 172.20.3.0/27 to nyc"},
 				{"ams", "birdc enable fra", "enabled"},
-				{"fra", "sitewire explain 172.20.3.10", "goes by 172.20.3.0/24 to ams"},
+				{"fra", "sitewire explain 172.20.3.10", "goes by 172.20.3.0/27 to ams"},
 			}, "Packets go the long way round, by New York and Oslo, until the session is back."},
 			{"Look at IPv4 routes with IPv6 next hops", []Step{{"fra", "sitewire explain 172.20.2.10", "via fe80::2%wg-nyc"}},
 				"No IPv4 address was planned for the tunnel (RFC 8950). Oslo cannot do that: its tunnel has IPv4 addresses."},

@@ -45,7 +45,7 @@ func newSecret(name string, raw []byte) secret {
 	}
 	forms := []string{
 		string(raw), strconv.Quote(string(raw)), url.QueryEscape(string(raw)), url.PathEscape(string(raw)), percent.String(), strings.ToLower(percent.String()),
-		standard, base64.URLEncoding.EncodeToString(raw), url.QueryEscape(standard), strings.ReplaceAll(standard, "/", `\/`),
+		standard, base64.URLEncoding.EncodeToString(raw), url.QueryEscape(standard), url.PathEscape(standard), strings.ReplaceAll(standard, "/", `\/`),
 		hex.EncodeToString(raw), strings.ToUpper(hex.EncodeToString(raw)), spacedHex(raw, " "), spacedHex(raw, ":"),
 		spaced, strings.ReplaceAll(spaced, " ", ","), strings.ReplaceAll(spaced, " ", ", "), literal.String(), escaped.String(),
 	}

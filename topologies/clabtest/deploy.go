@@ -175,6 +175,8 @@ func (l *Lab) start(ctx context.Context, name string, cmd []string) error {
 		argv = append([]string{"bird", "-f", "-c", "/etc/bird/bird.conf"}, cmd...)
 	case "sitewire-frr":
 		return l.startFRR(ctx, name)
+	case "sitewire-gobgp":
+		argv = append([]string{"gobgpd", "-f", "/etc/gobgp/gobgpd.toml", "-t", "toml", "--api-hosts", "127.0.0.1:50051", "--pprof-disable", "--log-plain"}, cmd...)
 	case "sitewire-host":
 		return nil
 	case "prom/prometheus":

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// PutEtc gives the namespace's commands a file below /etc/bird, /etc/frr, /etc/prometheus, /etc/sitewire or /etc/wireguard. The machine
+// PutEtc gives the namespace's commands a file below /etc/bird, /etc/frr, /etc/gobgp, /etc/prometheus, /etc/sitewire or /etc/wireguard. The machine
 // need not have that directory, and nothing of it changes: a command has mounts of its own.
 func (n *NS) PutEtc(file string, content []byte) error {
 	dir := ""

@@ -84,7 +84,7 @@ func becomeInside(name, path string, argv []string) error {
 }
 
 // hostConfig is what no daemon in a lab may take for its own configuration, or use the keys of.
-var hostConfig = [...]string{"/etc/bird", "/etc/frr", "/etc/prometheus", "/etc/sitewire", "/etc/wireguard"}
+var hostConfig = [...]string{"/etc/bird", "/etc/frr", "/etc/gobgp", "/etc/prometheus", "/etc/sitewire", "/etc/wireguard"}
 
 // etcDir is what commands see in the place of one of them.
 func etcDir(name, base string) string { return filepath.Join(stateDir(name), "etc", base) }
