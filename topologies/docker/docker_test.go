@@ -187,7 +187,7 @@ func testLab(t *testing.T, e *Engine, name, sitewire string) {
 		}
 		t.Logf("removed in %.1f s", time.Since(start).Seconds())
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	for _, r := range check.Common(ctx, l) {
 		t.Logf("%5.1f s  %s (%s)", r.Took.Seconds(), r.Name, r.Detail)

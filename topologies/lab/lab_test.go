@@ -125,7 +125,7 @@ func TestNetworks(t *testing.T) {
 
 // patient is a context that gives everything time to hold, on a machine that is busy with other tests.
 func patient(t *testing.T) context.Context {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
