@@ -22,8 +22,8 @@ func TestDisabled(t *testing.T) {
 		"graceful restart": {true, 9, "Hard Reset"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if c.restart && raceEnabled {
-				t.Skip("GoBGP v4.8.0 races with itself here: it marks paths stale while its watch goroutine reads the mark")
+			if c.restart {
+				gobgpRaces(t)
 			}
 			a := passive("a", 2, 65001, accepting())
 			a.GracefulRestart = c.restart

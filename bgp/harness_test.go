@@ -362,3 +362,11 @@ func (l *lab) absent(p *bgptest.Peer, prefix string) {
 		l.t.Fatalf("waiting for %v to go: %v; have %v", q, err, p.Routes())
 	}
 }
+
+// gobgpRaces skips what makes GoBGP v4.8.0 race with itself when a neighbour restarts gracefully, which the race detector sees.
+func gobgpRaces(t *testing.T) {
+	t.Helper()
+	if raceEnabled {
+		t.Skip(`SKIP-REASON kind=race name=gobgp-stale-mark fix="go test without -race" why="GoBGP v4.8.0 marks paths stale while its watch goroutine reads the mark"`)
+	}
+}

@@ -183,9 +183,7 @@ func TestLiveness(t *testing.T) {
 }
 
 func TestGracefulRestartLeftovers(t *testing.T) {
-	if raceEnabled {
-		t.Skip("GoBGP v4.8.0 races with itself here: it marks paths stale while its watch goroutine reads the mark")
-	}
+	gobgpRaces(t)
 	n := passive("a", 2, 65001, accepting())
 	n.GracefulRestart = true
 	l := newLab(t, n)

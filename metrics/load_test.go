@@ -238,7 +238,7 @@ const stormEnv = "SITEWIRE_TEST_STORM"
 func TestStormFrom(t *testing.T) {
 	url := os.Getenv(stormEnv)
 	if url == "" {
-		t.Skip("for BenchmarkLoopUnderScrapes")
+		t.Skip(`SKIP-REASON kind=helper name=storm fix="go test ./metrics -bench LoopUnderScrapes" why="BenchmarkLoopUnderScrapes starts it"`)
 	}
 	if n, _ := scrapeStorm(t, url, stormScrapes, stormAtOnce); n != stormScrapes {
 		t.Errorf("%d of %d answered", n, stormScrapes)

@@ -162,8 +162,7 @@ Containers are called clab-LAB-NODE. In the names of labs a dash becomes an unde
 - The private keys are derived from the names of lab and node (` + "`sitewire lab key LAB NODE`" + `): anybody can compute them. Use none of them elsewhere.
 - containerlab before 0.75 loses the cables of a container that is restarted. Cut cables instead: see "Things to try".
 - containerlab's exit code is 0 even if a command of a node failed. ` + "`make -C containerlab check LAB=pair`" + ` tells whether a lab works.
-- An editor that checks topology files against containerlab's JSON schema must have that of version 0.71 or later: before that the schema did
-  not know ` + "`sysctls`" + `, which containerlab itself took.
+- An editor that checks topology files against an older JSON schema of containerlab complains of ` + "`sysctls`" + `, which containerlab itself takes.
 
 ## Placeholders
 

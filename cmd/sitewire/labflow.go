@@ -52,13 +52,9 @@ It needs CAP_NET_RAW, which every node of a lab has.
   sitewire lab exec triangle fra-host -- sitewire lab flow 10.2.0.10 --for 20s`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var to []netip.Addr
-			for _, s := range args {
-				addr, err := netip.ParseAddr(s)
-				if err != nil {
-					return withCode(exitUsage, err)
-				}
-				to = append(to, addr)
+			to, err := addressesOf(args)
+			if err != nil {
+				return err
 			}
 			f, err := netns.StartFlow(netns.Here(), to, netns.FlowOpts{Interval: interval})
 			if err != nil {

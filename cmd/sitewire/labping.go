@@ -33,13 +33,9 @@ func newLabPing(a *app) *cobra.Command {
 It needs CAP_NET_RAW, which every node of a lab has.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var to []netip.Addr
-			for _, s := range args {
-				addr, err := netip.ParseAddr(s)
-				if err != nil {
-					return withCode(exitUsage, err)
-				}
-				to = append(to, addr)
+			to, err := addressesOf(args)
+			if err != nil {
+				return err
 			}
 			const interval = 100 * time.Millisecond
 			f, err := netns.StartFlow(netns.Here(), to, netns.FlowOpts{Interval: interval, Count: count})
@@ -77,4 +73,17 @@ It needs CAP_NET_RAW, which every node of a lab has.`,
 	cmd.Flags().IntVar(&count, "count", 1, "requests to each address")
 	cmd.Flags().DurationVar(&timeout, "timeout", time.Second, "how long to wait for the last answers")
 	return cmd
+}
+
+// addressesOf reads the arguments of `lab ping` and `lab flow`.
+func addressesOf(args []string) ([]netip.Addr, error) {
+	var to []netip.Addr
+	for _, s := range args {
+		a, err := netip.ParseAddr(s)
+		if err != nil {
+			return nil, withCode(exitUsage, err)
+		}
+		to = append(to, a)
+	}
+	return to, nil
 }
