@@ -44,6 +44,7 @@ type Bind struct {
 	lengths []byte
 	tooBig  limiter
 	badRx   limiter
+	cross   crossing
 	// The functions of these names, unless a test stands in for a kernel that refuses something.
 	listen func(v6 bool, port uint16, device string) (*socket, error)
 	write  func(s *socket, b *batch, n int) (sent int, err error)
@@ -135,11 +136,21 @@ func (b *Bind) receive(s *socket, closed <-chan struct{}) conn.ReceiveFunc {
 		}
 		for {
 			if n := r.drain(bufs, sizes, eps); n > 0 {
+				b.cross.received(s, bufs, sizes[:n], eps)
 				return n, nil
 			}
 			err := s.read(r)
 			switch {
 			case err == nil:
+			case errors.Is(err, os.ErrDeadlineExceeded): // woken
+				s.awake()
+				n, more := b.cross.due(s, bufs, sizes, eps)
+				if more {
+					s.wake()
+				}
+				if n > 0 {
+					return n, nil
+				}
 			case errors.Is(err, net.ErrClosed):
 				return 0, err
 			default:
@@ -164,6 +175,7 @@ func (b *Bind) Close() error {
 	close(b.closed)
 	err := errors.Join(b.v4.close(), b.v6.close())
 	b.v4, b.v6, b.closed, b.mark = nil, nil, nil, 0
+	b.cross.clear()
 	return err
 }
 

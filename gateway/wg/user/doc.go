@@ -10,5 +10,6 @@
 //
 // Bind replaces wireguard-go's StdNetBind: that one sends IPv6 datagrams to a wrong address after any IPv4 one
 // (WireGuard/wireguard-go#135), forgets IPv6 source addresses, asks the kernel about every endpoint at every route
-// change, and reads two messages per system call.
+// change, and reads two messages per system call. It also keeps two handshakes that both ends begin at once from
+// ruining each other (cross.go).
 package user

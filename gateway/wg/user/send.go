@@ -113,6 +113,9 @@ func (b *Bind) Send(bufs [][]byte, endpoint conn.Endpoint) error {
 	if err != nil {
 		return err
 	}
+	if len(bufs) == 1 { // wireguard-go sends a handshake message by itself
+		b.cross.sending(bufs[0], e.dst)
+	}
 	t := batches.Get().(*batch)
 	defer t.release(len(bufs))
 	scope, err := s.scope(e.dst.Addr())

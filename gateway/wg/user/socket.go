@@ -8,6 +8,7 @@ import (
 	"os"
 	"sync/atomic"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -92,16 +93,25 @@ func (s *socket) options(fd int, device string) error {
 	return nil
 }
 
-// read fills the ring, and blocks until there is something. It returns net.ErrClosed once the socket is closed.
+// read fills the ring, and blocks until there is something. It returns net.ErrClosed once the socket is closed, and
+// os.ErrDeadlineExceeded after wake.
 func (s *socket) read(r *ring) (err error) {
 	if closed := s.raw.Read(func(fd uintptr) bool {
 		err = r.read(fd)
 		return !errors.Is(err, unix.EAGAIN)
-	}); closed != nil {
+	}); errors.Is(closed, os.ErrDeadlineExceeded) {
+		return closed
+	} else if closed != nil {
 		return net.ErrClosed
 	}
 	return err
 }
+
+// wake makes read return, now or when it is called next, until awake is called. A closed socket needs no waking.
+func (s *socket) wake() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
+
+// awake lets read block again.
+func (s *socket) awake() { _ = s.file.SetReadDeadline(time.Time{}) }
 
 // scope returns the interface index of a link-local destination's zone, 0 for other addresses.
 func (s *socket) scope(a netip.Addr) (scope uint32, err error) {
