@@ -32,6 +32,8 @@ var mayImport = map[string][]string{
 	"topologies/check":        {"topologies"},
 	"topologies/clabtest":     {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
 	"topologies/docker":       {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
+	"topologies/guest":        {"topologies/guest/line", "topologies/netns", "topologies/netns/nstest"}, // runs tests, skips as they do
+	"topologies/guest/init":   {"topologies/guest/line"},
 	"topologies/lab":          {"topologies", "topologies/netns", "topologies/netns/peers"},
 	"topologies/netns/nstest": {"topologies/netns"},
 	"topologies/netns/peers":  {"topologies/netns"},

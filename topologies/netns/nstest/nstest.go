@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,8 +24,12 @@ import (
 	"sitewire/topologies/netns"
 )
 
-// requireEnv lists the needs that must not be missing.
-const requireEnv = "SITEWIRE_REQUIRE"
+const (
+	// requireEnv lists the needs that must not be missing.
+	requireEnv = "SITEWIRE_REQUIRE"
+	// slowEnv is by how much time passes more slowly here than on a usual machine: in a guest that is emulated. A whole number.
+	slowEnv = "SITEWIRE_SLOW"
+)
 
 // Requirement is something a test cannot do without.
 type Requirement struct {
@@ -104,7 +109,13 @@ func namespaces() error {
 // Need skips the test unless the lab and everything listed is there. It fails instead of skipping if SITEWIRE_REQUIRE names what is missing.
 func Need(t testing.TB, needs ...Requirement) {
 	t.Helper()
-	for _, n := range slices.Insert(slices.Clone(needs), 0, Namespaces) {
+	NeedOutside(t, slices.Insert(slices.Clone(needs), 0, Namespaces)...)
+}
+
+// NeedOutside is Need for a test that does without a lab.
+func NeedOutside(t testing.TB, needs ...Requirement) {
+	t.Helper()
+	for _, n := range needs {
 		err := n.Check()
 		if err == nil {
 			continue
@@ -147,10 +158,18 @@ func NS(t testing.TB, name string) *netns.NS {
 	return n
 }
 
-// Run runs a command in the namespace and returns what it printed. A failure of the command, or more than 20 s, fails the test.
+// Patience is how long to wait here for what takes at most d on a usual machine.
+func Patience(d time.Duration) time.Duration {
+	if n, err := strconv.Atoi(os.Getenv(slowEnv)); err == nil && n > 1 {
+		return d * time.Duration(n)
+	}
+	return d
+}
+
+// Run runs a command in the namespace and returns what it printed. A failure of the command, or more than 20 s of Patience, fails the test.
 func Run(t testing.TB, n *netns.NS, name string, args ...string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience(20*time.Second))
 	defer cancel()
 	cmd := n.Command(ctx, name, args...)
 	out, err := cmd.Output()
@@ -164,10 +183,10 @@ func Run(t testing.TB, n *netns.NS, name string, args ...string) string {
 	return string(out)
 }
 
-// Eventually polls f until it returns nil or the time is up, which fails the test with f's last error.
+// Eventually polls f until it returns nil or the time is up (with Patience), which fails the test with f's last error.
 func Eventually(t testing.TB, timeout time.Duration, what string, f func() error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), timeout)
+	ctx, cancel := context.WithTimeout(t.Context(), Patience(timeout))
 	defer cancel()
 	if err := netns.WaitFor(ctx, 20*time.Millisecond, what, f); err != nil {
 		t.Fatal(err)
