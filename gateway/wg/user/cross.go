@@ -16,6 +16,9 @@ import (
 // Two initiations that cross on their way ruin both handshakes: each end drops its own state when it answers the other's, takes the
 // answer to its own for an invalid one, and neither may send before the other has. Both try again after REKEY_TIMEOUT (5 s) plus at
 // most a third of a second, and may cross again; an end whose retry comes less than 5 s after its answer does not even try.
+// Worse, wireguard-go has several handshake workers and does not look at the state again before it takes over what an answer gave: an
+// initiation handled in between leaves a session with the keys of one handshake and the index of the other. What the peer sends then is
+// dropped until the next rekeying, for up to 120 s, although both ends show a fresh handshake.
 // So one of them has to wait: an initiation that comes from where one of ours is under way is held back, and dropped when the answer
 // to ours arrives, or else handed on after a time. Both ends see both messages: the one whose ephemeral key is the greater waits longer,
 // so two ends that do this never both give in. An end that does not do this answers at once, and its answer arrives in the shorter time.
