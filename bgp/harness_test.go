@@ -167,6 +167,8 @@ type lab struct {
 	feed   *feed
 	port   uint16
 	config Config
+	// end stops the speaker and waits until it has ended.
+	end func()
 }
 
 func accepting() *policy.Policy {
@@ -201,6 +203,12 @@ func startLab(t *testing.T, c Config) *lab {
 
 func startLabWith(t *testing.T, c Config, more func(*Options)) *lab {
 	t.Helper()
+	return runLab(t, c, more, false)
+}
+
+// runLab starts a speaker, as a restarted one if restarting is set.
+func runLab(t *testing.T, c Config, more func(*Options), restarting bool) *lab {
+	t.Helper()
 	c.ListenPort = freePort(t)
 	l := &lab{t: t, feed: newFeed(), port: uint16(c.ListenPort), config: c}
 	o := Options{Config: c, Sink: l.feed, Log: slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelInfo}))}
@@ -208,8 +216,8 @@ func startLabWith(t *testing.T, c Config, more func(*Options)) *lab {
 	l.Speaker = New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx) }()
-	t.Cleanup(func() {
+	go func() { done <- l.Run(ctx, restarting) }()
+	l.end = sync.OnceFunc(func() {
 		cancel()
 		select {
 		case err := <-done:
@@ -221,6 +229,7 @@ func startLabWith(t *testing.T, c Config, more func(*Options)) *lab {
 			t.Errorf("Run did not end within %v", 4*patient)
 		}
 	})
+	t.Cleanup(l.end)
 	select {
 	case <-l.Ready():
 	case err := <-done:

@@ -40,18 +40,21 @@ type loop struct {
 	pace    map[netip.Addr]*pace
 	latency Latency
 
-	restarting bool // the first sessions are those of a restarted speaker
-	published  time.Time
-	refitted   time.Time
-	refitPace  time.Duration
-	polled     inquiry   // into counters
-	answered   time.Time // when GoBGP last answered it
-	advised    inquiry   // into what is advertised
-	events     uint64    // view.events when last looked at
-	bfdFor     uint64    // view.upOrDown that BFD sessions are in step with
-	bfdOn      bool      // there is a BFD session
-	monitorAt  time.Time
-	eventAt    time.Time
+	// restartEnds is until when first sessions are those of a restarted speaker: helpers wait that long. Zero if this is no
+	// restart.
+	restartEnds time.Time
+
+	published time.Time
+	refitted  time.Time
+	refitPace time.Duration
+	polled    inquiry   // into counters
+	answered  time.Time // when GoBGP last answered it
+	advised   inquiry   // into what is advertised
+	events    uint64    // view.events when last looked at
+	bfdFor    uint64    // view.upOrDown that BFD sessions are in step with
+	bfdOn     bool      // there is a BFD session
+	monitorAt time.Time
+	eventAt   time.Time
 }
 
 // timed makes one call into GoBGP.
@@ -99,10 +102,7 @@ func (l *loop) start(ctx context.Context) error {
 	if err := l.timed(func() error { return l.gobgp.WatchEvent(ctx, l.view.callbacks(), watch()...) }); err != nil {
 		return fmt.Errorf("watch: %w", err)
 	}
-	l.restarting = c.Restarting
-	err := l.apply()
-	l.restarting = false
-	return err
+	return l.apply()
 }
 
 // apply makes GoBGP follow l.config. Policies come before the peers they are for; peers that go, before the policies
@@ -322,9 +322,14 @@ func (l *loop) softResets() {
 		if !p.in && !p.out || time.Now().Before(p.next) {
 			continue
 		}
+		held := p.out && l.holdsBack(address, l.peers[address])
+		if held && !p.in {
+			p.next = time.Now().Add(deferEvery)
+			continue
+		}
 		direction := api.ResetPeerRequest_DIRECTION_BOTH
 		switch {
-		case !p.out:
+		case !p.out || held:
 			direction = api.ResetPeerRequest_DIRECTION_IN
 		case !p.in:
 			direction = api.ResetPeerRequest_DIRECTION_OUT
@@ -338,7 +343,7 @@ func (l *loop) softResets() {
 		}
 		l.view.events.Add(1)
 		cost := time.Since(begin)
-		p.in, p.out, p.next = false, false, begin.Add(min(idleShare*cost, maxPace))
+		p.in, p.out, p.next = false, held, begin.Add(min(idleShare*cost, maxPace))
 		l.refitPace = max(refitEvery, min(idleShare*cost, maxPace))
 	}
 }

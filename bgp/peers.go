@@ -31,6 +31,8 @@ type peer struct {
 	// waitUntil is how long the neighbour has the first turn to dial; mustDial says that it did not use it.
 	waitUntil time.Time
 	mustDial  bool
+	// restarting says that the session begins as that of a restarted speaker, and GoBGP may still hold back what goes to it.
+	restarting bool
 	// parting is until when the session has time to end by itself, after GoBGP was asked to tell the neighbour.
 	parting time.Time
 }
@@ -200,7 +202,7 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 		open := p.key
 		open.Password = ""
 		if err := l.timed(func() error {
-			_, err := l.gobgp.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: l.apiPeer(open)})
+			_, err := l.gobgp.UpdatePeer(context.Background(), &api.UpdatePeerRequest{Peer: l.apiPeer(open, false)})
 			return err
 		}); err != nil {
 			return fmt.Errorf("neighbour %v: remove password: %w", address, err)
@@ -238,8 +240,9 @@ func (l *loop) addPeers() error {
 		if p.added || now.Before(p.next) {
 			continue
 		}
+		p.restarting = l.restarts(p.key)
 		if err := l.timed(func() error {
-			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.courtesy(n, now))})
+			return l.gobgp.AddPeer(context.Background(), &api.AddPeerRequest{Peer: l.apiPeer(p.courtesy(n, now), p.restarting)})
 		}); err != nil {
 			p.tries = min(p.tries+1, 8)
 			p.next = now.Add(firstRetry << p.tries)
@@ -277,8 +280,8 @@ func (l *loop) reset(name string, soft bool) error {
 	return errors.Join(err, l.addPeers())
 }
 
-// apiPeer translates a neighbour. Every field was checked by Validate.
-func (l *loop) apiPeer(n Neighbour) *api.Peer {
+// apiPeer translates a neighbour. Every field was checked by Validate. Restarting is as in Speaker.Run.
+func (l *loop) apiPeer(n Neighbour, restarting bool) *api.Peer {
 	a := n.Address
 	p := &api.Peer{
 		Conf: &api.PeerConf{
@@ -304,8 +307,8 @@ func (l *loop) apiPeer(n Neighbour) *api.Peer {
 	}
 	if n.GracefulRestart {
 		p.GracefulRestart = &api.GracefulRestart{
-			Enabled: true, RestartTime: seconds(l.config.RestartTime, 120), DeferralTime: seconds(l.config.DeferralTime, 10),
-			NotificationEnabled: true, LocalRestarting: l.restarting,
+			Enabled: true, RestartTime: uint32(restartTime(l.config) / time.Second), DeferralTime: seconds(l.config.DeferralTime, 10),
+			NotificationEnabled: true, LocalRestarting: restarting,
 		}
 	}
 	for f, offered := range []bool{n.IPv4, n.IPv6} {

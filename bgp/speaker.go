@@ -22,7 +22,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
 
 	"sitewire/bgp/bfd"
@@ -68,7 +67,6 @@ type Speaker struct {
 	bfd      *bfd.Server
 	tcp      func(context.Context) ([]Connection, error)
 	snapshot atomic.Pointer[Snapshot]
-	restart  atomic.Bool
 	calls    chan func(*loop)
 	waker    chan struct{}
 	changed  chan struct{}
@@ -104,10 +102,6 @@ func (s *Speaker) Changed() <-chan struct{} { return s.changed }
 // Snapshot returns the last picture of all sessions. It never blocks.
 func (s *Speaker) Snapshot() *Snapshot { return s.snapshot.Load() }
 
-// KeepForwarding says whether the stop that follows is one for a restart whose forwarding stays: neighbours with
-// graceful restart are not told (RFC 4724 section 4.1).
-func (s *Speaker) KeepForwarding(on bool) { s.restart.Store(on) }
-
 func (s *Speaker) wake() {
 	select {
 	case s.waker <- struct{}{}:
@@ -116,7 +110,15 @@ func (s *Speaker) wake() {
 }
 
 // Run speaks BGP until the context ends.
-func (s *Speaker) Run(ctx context.Context) error {
+//
+// Restarting says that this process replaces one whose forwarding state, routes and tunnels, is still there: neighbours
+// with graceful restart are told so in the first session with each (the R and F bits of RFC 4724 section 3), and hear
+// nothing from us before all of them have sent what they have, or DeferralTime is over (section 4.1).
+//
+// With Config.KeepForwarding, Run returns and leaves the sessions alone: they end with the process, whose connections the
+// kernel closes. That is what starts a helper (section 4.2). A NOTIFICATION would end the session for good where RFC 8538
+// is not known, and to stop GoBGP would withdraw from each neighbour what was learned of those before it.
+func (s *Speaker) Run(ctx context.Context, restarting bool) error {
 	defer close(s.done)
 	if err := Validate(s.first); err != nil {
 		return fmt.Errorf("bgp: %w", err)
@@ -131,15 +133,17 @@ func (s *Speaker) Run(ctx context.Context) error {
 		refused: map[refusal]bool{},
 		pace:    map[netip.Addr]*pace{},
 	}
+	if restarting {
+		l.restartEnds = time.Now().Add(restartTime(s.first))
+	}
 	go l.gobgp.Serve()
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {
 		s.view.close()
 		quiet.closing.Store(true)
-		if s.restart.Load() {
-			_ = l.gobgp.StopBgp(watching, &api.StopBgpRequest{AllowGracefulRestart: true})
+		if !l.config.KeepForwarding {
+			l.gobgp.Stop()
 		}
-		l.gobgp.Stop()
 		unwatch()
 	}()
 	if err := l.start(watching); err != nil {

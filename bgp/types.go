@@ -109,8 +109,9 @@ type Config struct {
 	DeferralTime time.Duration
 	// RestartTime that we ask of helpers; 0 means 120 s.
 	RestartTime time.Duration
-	// Restarting says that this process replaces one whose forwarding state was kept.
-	Restarting bool
+	// KeepForwarding says that forwarding goes on after the process ends, and another one is to follow soon: the speaker then
+	// ends without telling its neighbours (see Speaker.Run).
+	KeepForwarding bool
 }
 
 // State of a session, numbered as in BGP4-MIB (RFC 4273): 1 idle … 6 established.

@@ -17,11 +17,18 @@ type tunnelIndex struct {
 	names   map[keyOnDevice]string
 	// remade counts devices and peers that came back without their allowed-IPs.
 	remade uint64
+	// lasting says that there are devices and that all go on without this process. Left are peers that are about to go.
+	lasting bool
+	left    map[keyOnDevice]bool
 }
 
 func newTunnelIndex(t *tunnels) *tunnelIndex {
-	ix := &tunnelIndex{map[string]wg.Device{}, map[peerOnDevice]wg.PublicKey{}, map[keyOnDevice]string{}, t.remade}
+	ix := &tunnelIndex{
+		devices: map[string]wg.Device{}, keys: map[peerOnDevice]wg.PublicKey{}, names: map[keyOnDevice]string{}, remade: t.remade,
+		lasting: len(t.devices) > 0, left: maps.Clone(t.left.peers),
+	}
 	for name, d := range t.devices {
+		ix.lasting = ix.lasting && d.lasting
 		if d.dev != nil {
 			ix.devices[name] = d.dev
 		}
@@ -123,7 +130,11 @@ func (t *tunnels) List(ctx context.Context) ([]routes.AllowedIP, error) {
 			return nil, onDevice(name, err)
 		}
 		for _, ip := range ips {
-			owner, ok := ix.names[keyOnDevice{name, ip.Peer}]
+			at := keyOnDevice{name, ip.Peer}
+			owner, ok := ix.names[at]
+			if !ok && ix.left[at] {
+				continue
+			}
 			if !ok {
 				owner = ip.Peer.String()
 			}

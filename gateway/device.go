@@ -19,8 +19,14 @@ type device struct {
 	spec    deviceSpec
 	dev     wg.Device // nil: could not be opened; retried
 	backend string
+	lasting bool // it goes on without this process
 	mtu     int
 	peers   map[string]*peer
+	// adopted says that it was there before it was opened. Found are the peers that were on the device when it was opened, and are not taken over yet.
+	adopted bool
+	found   map[wg.PublicKey]wg.PeerStats
+	// deaf is how many polls in a row failed.
+	deaf    int
 	retryAt time.Time
 	backoff time.Duration
 	trouble string // with the link, as last logged
@@ -61,8 +67,23 @@ func (t *tunnels) open(ctx context.Context, d *device) error {
 	if err != nil {
 		return err
 	}
-	d.dev, d.backend = dev, b.Name
-	t.log.Info("device up", "device", d.spec.Name, "backend", b.Name, "mtu", cfg.MTU, "listen_port", cfg.ListenPort)
+	d.found, d.adopted = nil, false
+	if a, ok := wg.As[interface{ Adopted() bool }](dev); ok && a.Adopted() {
+		stats, err := dev.Stats(ctx)
+		if err != nil {
+			return errors.Join(onDevice(d.spec.Name, err), dev.Close(false))
+		}
+		d.adopted, d.found = true, make(map[wg.PublicKey]wg.PeerStats, len(stats))
+		for _, s := range stats {
+			d.found[s.PublicKey] = s
+		}
+	}
+	d.dev, d.backend, d.lasting, d.deaf = dev, b.Name, b.Lasting, 0
+	what := "device up"
+	if d.adopted {
+		what = "device taken over as it runs"
+	}
+	t.log.Info(what, "device", d.spec.Name, "backend", b.Name, "mtu", cfg.MTU, "listen_port", cfg.ListenPort)
 	return nil
 }
 
@@ -160,6 +181,7 @@ func (t *tunnels) restore(ctx context.Context, d *device) error {
 	if err := t.setLink(ctx, d); err != nil {
 		return err
 	}
+	d.found = nil
 	t.drift.devicesRestored.Add(1)
 	t.remade++
 	return nil
@@ -199,12 +221,28 @@ func (t *tunnels) closeDevice(name string, remove bool) {
 		t.log.Warn("device did not close", "device", name, "error", err)
 		return
 	}
-	t.log.Info("device removed", "device", name)
+	if remove || !d.lasting {
+		t.log.Info("device removed", "device", name)
+	} else {
+		t.log.Info("device goes on by itself", "device", name)
+	}
 }
 
-// Close closes all devices; it must come after Run returned.
+// Close closes all devices, and with remove takes them and what an earlier run left out of the system. It must come after
+// Run returned.
 func (t *tunnels) Close(remove bool) {
 	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
 		t.closeDevice(name, remove)
 	}
+	if !remove {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	for _, name := range slices.Sorted(maps.Keys(t.left.devices)) {
+		if err := t.removeLeft(ctx, name); err != nil {
+			t.log.Warn("device of an earlier run not removed", "error", err)
+		}
+	}
+	t.keep()
 }

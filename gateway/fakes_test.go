@@ -67,6 +67,7 @@ type fakeBackend struct {
 	devices map[string]*simDevice
 	fail    func(op string) error // opening ("open NAME") and every line of every device
 	missing error                 // why there is no backend
+	lasting bool                  // devices go on without the gateway, as the kernel's do
 }
 
 // simDevice is a fake device in the fake kernel.
@@ -76,6 +77,36 @@ type simDevice struct {
 	port    uint16
 	// mtu that the device was last told, and how often it was told of a changed underlay.
 	mtu, underlays atomic.Int64
+	deaf           atomic.Int64 // so many polls fail
+}
+
+// Stats fails as often as the test said.
+func (d *simDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
+	if d.deaf.Load() > 0 {
+		d.deaf.Add(-1)
+		return nil, errTest
+	}
+	return d.Fake.Stats(ctx)
+}
+
+// handle is a device that goes on without who opened it.
+type handle struct {
+	*simDevice
+	adopted, closed bool
+}
+
+func (h *handle) Adopted() bool { return h.adopted }
+
+func (h *handle) Close(remove bool) error {
+	if h.closed {
+		return nil
+	}
+	h.closed = true
+	if remove {
+		return h.simDevice.Close(true)
+	}
+	h.backend.journal.add("leave %s", h.Name())
+	return nil
 }
 
 // MTUChanged and UnderlayChanged are what a userspace device has besides the methods of wg.Device.
@@ -90,7 +121,15 @@ func (w wrapped) Unwrap() wg.Device { return w.Device }
 func (b *fakeBackend) get(name string) (Backend, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Backend{Name: "fake", Open: b.open}, b.missing
+	return Backend{Name: "fake", Open: b.open, Lasting: b.lasting, Remove: b.remove}, b.missing
+}
+
+func (b *fakeBackend) remove(_ context.Context, name string) error {
+	if b.device(name) != nil {
+		b.gone(name)
+		b.journal.add("remove %s", name)
+	}
+	return nil
 }
 
 func (b *fakeBackend) failWith(f func(op string) error) {
@@ -114,6 +153,10 @@ func (b *fakeBackend) open(_ context.Context, cfg wg.DeviceConfig) (wg.Device, e
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if d := b.devices[cfg.Name]; d != nil && b.lasting {
+		b.journal.add("take over %s", cfg.Name)
+		return wrapped{&handle{simDevice: d, adopted: true}}, nil
+	}
 	for name, d := range b.devices {
 		if cfg.ListenPort != 0 && d.port == cfg.ListenPort {
 			return nil, fmt.Errorf("port %d: in use by %s", cfg.ListenPort, name)
@@ -133,6 +176,9 @@ func (b *fakeBackend) open(_ context.Context, cfg wg.DeviceConfig) (wg.Device, e
 	b.devices[cfg.Name] = d
 	b.world.AddDevice(cfg.Name)
 	b.journal.add("open %s mtu %d", cfg.Name, cfg.MTU)
+	if b.lasting {
+		return wrapped{&handle{simDevice: d}}, nil
+	}
 	return wrapped{d}, nil
 }
 
@@ -264,13 +310,23 @@ type fakeSpeaker struct {
 	broken   error // what Run returns at once
 }
 
-func (s *fakeSpeaker) Run(ctx context.Context) error {
+func (s *fakeSpeaker) Run(ctx context.Context, restarting bool) error {
 	if s.broken != nil {
 		return s.broken
 	}
-	s.journal.add("speaker begins")
+	if restarting {
+		s.journal.add("speaker begins again")
+	} else {
+		s.journal.add("speaker begins")
+	}
 	<-ctx.Done()
-	s.journal.add("speaker ends")
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.config.KeepForwarding {
+		s.journal.add("speaker ends without a word")
+	} else {
+		s.journal.add("speaker ends")
+	}
 	return nil
 }
 

@@ -14,7 +14,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -42,7 +41,8 @@ type Host interface {
 
 // Speaker is the BGP speaker.
 type Speaker interface {
-	Run(context.Context) error
+	// Run as a restarted speaker, or as one whose neighbours have nothing of it.
+	Run(ctx context.Context, restarting bool) error
 	Set(context.Context, bgp.Config) error
 	SetLiveness(neighbour string, alive bool)
 	Snapshot() *bgp.Snapshot
@@ -77,6 +77,8 @@ type Options struct {
 	Poll time.Duration
 	// LinkCounters reads the packet counters of tunnel devices, by name; nil leaves them alone.
 	LinkCounters func(context.Context) (map[string]wg.LinkCounters, error)
+	// StateDir is where what goes on without this process is written down; empty keeps nothing.
+	StateDir string
 	// Feed is made by New if nil.
 	Feed *routes.Feed
 }
@@ -101,6 +103,8 @@ type Gateway struct {
 	lastSpeak bgp.Config
 	spoken    bool
 	refilled  uint64            // tunnelIndex.remade that the syncer was told of
+	cleared   bool              // what an earlier run left has gone
+	restarts  bool              // forwarding went on before this process
 	troubles  map[string]string // what fails now, as last logged
 
 	current  atomic.Pointer[inForce]
@@ -176,7 +180,7 @@ func (g *Gateway) ConfigInfo() ConfigInfo    { return g.current.Load().info }
 func (g *Gateway) ReloadCounts() ReloadCount { return g.reloads.load() }
 
 // Stop ends Run. With teardown everything that the gateway made in the system is removed; without, whatever can go on
-// without this process (kernel devices, their routes) does.
+// without this process (kernel devices, their routes) does, and so it does when Run fails.
 func (g *Gateway) Stop(teardown bool) {
 	g.stopOnce.Do(func() {
 		g.teardown.Store(teardown)
@@ -206,14 +210,16 @@ func (g *Gateway) Run(ctx context.Context) error {
 	group.Go(func() error { return named(g.origins, g.origins.Run(groupCtx)) })
 
 	err := g.start(ctx)
-	if err == nil {
+	started := err == nil
+	if started {
 		err = g.serve(ctx, groupCtx)
 	}
 	close(g.ended)
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		err = nil // stopped while it started
 	}
-	remove := err != nil || g.teardown.Load()
+	// What fails is tried again by whoever watches over the process: what forwards then goes on.
+	remove := g.teardown.Load() || err != nil && !g.tunnels.earlier.Load() && !(started && g.tunnels.Lasting())
 	if remove {
 		err = errors.Join(err, g.removeAll())
 	}
@@ -235,12 +241,20 @@ func named(task fmt.Stringer, err error) error {
 // start makes everything but the sessions.
 func (g *Gateway) start(ctx context.Context) error {
 	cfg := g.Config()
+	specs := deviceSpecs(cfg)
+	if err := g.tunnels.Recall(ctx, specs); err != nil {
+		return err
+	}
 	g.setProbes(cfg, nil)
 	if err := g.o.Host.SetRules(ctx, rulesConfig(cfg)); err != nil {
 		return fmt.Errorf("policy rules: %w", err)
 	}
 	g.setFirewall(ctx, cfg)
-	if err := g.tunnels.Add(ctx, deviceSpecs(cfg)); err != nil {
+	if err := g.tunnels.Add(ctx, specs); err != nil {
+		return err
+	}
+	var err error
+	if g.restarts, err = g.tunnels.Kept(ctx); err != nil {
 		return err
 	}
 	return g.syncer.SetPolicy(ctx, routesPolicy(cfg))
@@ -268,8 +282,11 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 	speaking, hush := context.WithCancel(context.WithoutCancel(ctx))
 	defer hush()
 	spoke := make(chan error, 1)
-	go func() { spoke <- g.speaker.Run(speaking) }()
-	defer func() { hush(); <-spoke }()
+	if g.restarts {
+		g.log.Info("forwarding went on without this process: neighbours keep the routes meanwhile")
+	}
+	go func() { spoke <- g.speaker.Run(speaking, g.restarts) }()
+	defer func() { g.fallSilent(ctx); hush(); <-spoke }()
 
 	close(g.ready)
 	care, guard, pulse := time.NewTicker(5*time.Second), time.NewTicker(30*time.Second), time.NewTicker(g.o.Poll)
@@ -306,73 +323,6 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 			g.setFirewall(ctx, g.Config())
 		}
 	}
-}
-
-// follow tells the speaker what the tunnels are like now: who is alive, which endpoints no prefix may cover, and
-// which prefixes of peers without BGP can be announced.
-func (g *Gateway) follow(ctx context.Context) {
-	cfg, ts := g.Config(), g.Tunnels()
-	g.setProbes(cfg, ts)
-	g.refill(ctx, cfg)
-	want := g.speech(cfg, ts)
-	if !g.spoken || !sameSpeech(want, g.lastSpeak) {
-		err := g.speaker.Set(ctx, want)
-		g.note(ctx, "BGP does not follow the tunnels", err)
-		if err != nil {
-			return // the next turn tries again
-		}
-		g.lastSpeak, g.spoken = want, true
-	}
-	tunnel, session := map[string]wg.Tunnel{}, map[string]*bgp.Session{}
-	for _, t := range ts {
-		tunnel[t.Peer] = t
-	}
-	snapshot := g.speaker.Snapshot()
-	g.sessions.see(snapshot.Sessions)
-	for i := range snapshot.Sessions {
-		session[snapshot.Sessions[i].Name] = &snapshot.Sessions[i]
-	}
-	alive := map[string]bool{}
-	g.waiting = false
-	for _, n := range want.Neighbours {
-		if n.Peer == "" {
-			continue
-		}
-		is := !deadPath(tunnel[n.Peer], session[n.Name], n.HoldTime)
-		if was, told := g.alive[n.Name]; (!told && !is) || (told && was != is) {
-			g.speaker.SetLiveness(n.Name, is)
-		}
-		alive[n.Name] = is
-		g.waiting = g.waiting || !is
-	}
-	g.alive = alive
-}
-
-// refill has the allowed-IPs of devices and peers that came back without them written at once: putting the policy in
-// force again compares everything. The routes come back when the tunnels do.
-func (g *Gateway) refill(ctx context.Context, cfg *config.Config) {
-	remade := g.tunnels.index.Load().remade
-	if remade == g.refilled {
-		return
-	}
-	err := g.syncer.SetPolicy(ctx, routesPolicy(cfg))
-	g.note(ctx, "allowed-IPs not restored yet", err)
-	if err == nil { // else the next turn tries again
-		g.refilled = remade
-	}
-}
-
-// inTunnel tells whether packets to the address leave through a tunnel by something more specific than a default route.
-func (g *Gateway) inTunnel(a netip.Addr) bool {
-	r, ok := g.Routing().Lookup(a)
-	return ok && len(r.Installed) > 0 && r.Prefix.Bits() > 1 && slices.ContainsFunc(r.Desired, func(w routes.Way) bool { return w.Peer != "" })
-}
-
-// sameSpeech compares what changes with the tunnels and with RPKI; the rest changes only by Apply.
-func sameSpeech(a, b bgp.Config) bool {
-	return a.Origins == b.Origins && slices.Equal(a.Endpoints, b.Endpoints) && slices.EqualFunc(a.Announce, b.Announce, func(x, y bgp.Announcement) bool {
-		return x.Prefix == y.Prefix && slices.Equal(x.Communities, y.Communities)
-	})
 }
 
 // ErrEnded says that the gateway has stopped, or is about to.

@@ -30,6 +30,7 @@ type Resolver func(ctx context.Context, host string) ([]netip.Addr, error)
 type peer struct {
 	spec  peerSpec
 	stats wg.PeerStats
+	found bool // on the device when that was opened, and taken over
 
 	state  wg.TunnelState
 	reason string

@@ -65,10 +65,18 @@ func newRig(t *testing.T, text string) *rig {
 	for name, secret := range map[string]string{"private.key": wgtest.PrivateKey("own").Reveal(), "psk": wgtest.PrivateKey("psk").Reveal(), "password": testPassword} {
 		writeFile(t, filepath.Join(r.dir, name), secret+"\n")
 	}
+	r.make(text)
+	t.Cleanup(func() { r.noSecrets("the log", r.log.String()) })
+	return r
+}
+
+// make makes a gateway in this world, which another one may have been in before.
+func (r *rig) make(text string) {
+	r.t.Helper()
 	r.write(text)
 	cfg, err := r.load("")
 	if err != nil {
-		t.Fatal(err)
+		r.t.Fatal(err)
 	}
 	r.gw = New(Options{
 		Config: cfg, Load: r.load, Backend: r.backend.get, Host: r.host, FIB: r.world.FIB(), Feed: r.feed, Resolver: r.names.resolve,
@@ -77,10 +85,18 @@ func newRig(t *testing.T, text string) *rig {
 			r.speaker.note(c)
 			return r.speaker
 		},
+		StateDir: filepath.Join(r.dir, "state"),
+
 		Log: slog.New(slog.NewTextHandler(r.log, &slog.HandlerOptions{Level: slog.LevelDebug})), Version: "v0",
 	})
-	t.Cleanup(func() { r.noSecrets("the log", r.log.String()) })
-	return r
+}
+
+// again is a new process after the one before has ended.
+func (r *rig) again(text string) {
+	r.t.Helper()
+	r.feed, r.ended = routes.NewFeed(), make(chan error, 1)
+	r.make(text)
+	r.run()
 }
 
 // running makes a gateway and runs it; the journal begins when it is ready.

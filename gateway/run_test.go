@@ -91,7 +91,7 @@ func TestStartFails(t *testing.T) {
 		want string
 	}{
 		"rules":    {func(r *rig) { r.host.failWith(failing("rules")) }, "policy rules: injected failure"},
-		"backend":  {func(r *rig) { r.backend.missing = errTest }, "device wg-nyc: injected failure"},
+		"backend":  {func(r *rig) { r.backend.missing = errTest }, "injected failure"},
 		"device":   {func(r *rig) { r.backend.failWith(failing("open wg-store")) }, "device wg-store: injected failure"},
 		"link":     {func(r *rig) { r.host.failWith(failing("link wg-store")) }, "device wg-store: injected failure"},
 		"peer":     {func(r *rig) { r.backend.failWith(failing("wg set wg-store")) }, "peer store: device wg-store: injected failure"},

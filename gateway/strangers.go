@@ -38,7 +38,7 @@ func (t *tunnels) strangers(d *device, stats []wg.PeerStats) {
 	now := map[wg.PublicKey]bool{}
 	for i := range stats {
 		key := stats[i].PublicKey
-		if d.byKey(key) != nil {
+		if d.byKey(key) != nil || t.left.peers[keyOnDevice{d.spec.Name, key}] {
 			continue
 		}
 		now[key] = true

@@ -37,6 +37,10 @@ type peerSpec struct {
 type Backend struct {
 	Name string // "kernel" or "userspace"
 	Open wg.Opener
+	// Lasting says that devices, and what goes through them, go on without this process.
+	Lasting bool
+	// Remove removes a device that an earlier run left. Nil where nothing lasts.
+	Remove func(ctx context.Context, name string) error
 }
 
 // tunnels owns the devices, their peers and endpoints, and polls their state.
@@ -57,6 +61,17 @@ type tunnels struct {
 	resolved chan resolution
 	changed  chan struct{}
 
+	// backendName is the configured one, which cannot change. Kept is what an earlier run kept of what it put into the
+	// kernel, left what of it nobody wants; stored is what the file says now.
+	backendName  string
+	store        store
+	kept, stored owned
+	left         leftovers
+	storeTrouble string
+	earlier      atomic.Bool // kept is not empty
+	// stale has publish make a new index.
+	stale bool
+
 	devices map[string]*device
 	told    map[string]bool // by peer, what alive was last called with
 	remade  uint64          // devices and peers that came back empty
@@ -74,11 +89,15 @@ type tunnels struct {
 
 func newTunnels(o Options) *tunnels {
 	t := &tunnels{
-		backend:  o.Backend,
-		host:     o.Host,
-		resolve:  o.Resolver,
-		log:      o.Log,
-		poll:     o.Poll,
+		backend: o.Backend,
+		host:    o.Host,
+		resolve: o.Resolver,
+		log:     o.Log,
+		poll:    o.Poll,
+		store:   store{o.StateDir},
+
+		backendName: string(o.Config.WireGuard.Backend),
+
 		alive:    o.Feed.PutAlive,
 		lost:     o.Feed.PutDead,
 		now:      time.Now,
@@ -144,7 +163,7 @@ func (t *tunnels) Add(ctx context.Context, specs []deviceSpec) error {
 			}
 			if err != nil {
 				for _, name := range created {
-					t.closeDevice(name, true)
+					t.closeDevice(name, !t.devices[name].adopted)
 				}
 				t.publish()
 				return onDevice(s.Name, err)
@@ -213,6 +232,7 @@ func (t *tunnels) Prune(ctx context.Context, specs []deviceSpec) error {
 }
 
 func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
+	t.wanted(s)
 	d, ok := t.devices[s.Name]
 	if !ok {
 		d = &device{spec: s, peers: map[string]*peer{}}
@@ -236,7 +256,7 @@ func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
 			return err
 		}
 	}
-	d.spec.Peers = s.Peers
+	d.spec.Peers, d.found = s.Peers, nil
 	return t.setLink(ctx, d)
 }
 
@@ -262,10 +282,16 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec, all []peer
 		p.spec = s
 		fresh = p
 	}
-	// A peer that comes with its endpoint sends its first handshake at once.
+	was, found := d.found[s.PublicKey]
+	if found = found && !ok; found {
+		fresh.adopt(was, t.now())
+	}
+	// A peer that comes with its endpoint sends its first handshake at once. One that was found alive stays where it is.
 	if addrs, ok := numeric(s.Endpoints); ok && fresh.candidates == nil {
 		fresh.setCandidates(addrs, t.now())
-		cfg.Endpoint = addrs[0]
+		if !found || !fresh.alive() || s.Pin {
+			cfg.Endpoint = addrs[0]
+		}
 	}
 	if fresh.state == wg.TunnelNew {
 		_, fresh.reason = fresh.liveness(t.now())
@@ -279,8 +305,15 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec, all []peer
 			return fmt.Errorf("peer %s: %w", s.Name, err)
 		}
 	}
+	if found && cfg.Endpoint.IsValid() {
+		fresh.stats.Endpoint = cfg.Endpoint
+	}
 	d.peers[s.Name] = fresh
-	if !ok {
+	delete(t.left.peers, keyOnDevice{d.spec.Name, s.PublicKey})
+	switch {
+	case found:
+		t.log.Info("peer taken over", "peer", s.Name, "device", d.spec.Name, "tunnel", fresh.state, "endpoint", fresh.stats.Endpoint)
+	case !ok:
 		t.log.Info("peer added", "peer", s.Name, "device", d.spec.Name)
 	}
 	if fresh.alive() || rekeyed || t.told[s.Name] { // what was known of the name is of another tunnel
@@ -310,6 +343,9 @@ func (p *peer) forgetEndpoints() {
 	p.impose = true
 }
 
+// deafPolls is how often in a row a device may fail to answer before it counts as lost.
+const deafPolls = 5
+
 // tick reads the devices' statistics, moves the peers' states and starts what is due.
 func (t *tunnels) tick(ctx context.Context) {
 	now := t.now()
@@ -329,10 +365,16 @@ func (t *tunnels) tick(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
+			// A device that only does not answer still carries its traffic.
+			if d.deaf++; d.deaf < deafPolls && !errors.Is(err, wg.ErrClosed) {
+				d.warn(t, "device not read, asking again", err)
+				continue
+			}
 			t.lose(d, err, now)
 			t.reopen(ctx, d, now)
 			continue
 		}
+		d.deaf = 0
 		byKey := make(map[wg.PublicKey]wg.PeerStats, len(stats))
 		for _, s := range stats {
 			byKey[s.PublicKey] = s
@@ -355,9 +397,13 @@ func (t *tunnels) tick(ctx context.Context) {
 func (t *tunnels) publish() {
 	before := t.index.Load()
 	ix := before
-	if before == nil || !before.matches(t) {
+	if before == nil || t.stale || !before.matches(t) {
 		ix = newTunnelIndex(t)
 		t.index.Store(ix)
+		t.stale = false
+		if before != nil { // nothing was made yet
+			t.keep()
+		}
 	}
 	snap := make([]wg.Tunnel, 0, len(ix.keys))
 	for _, name := range slices.Sorted(maps.Keys(t.devices)) {

@@ -138,6 +138,7 @@ func (d *process) run(ctx context.Context) error {
 		Resolver: resolve,
 		Log:      d.log,
 		Version:  version,
+		StateDir: d.cfg.StateDir,
 
 		LinkCounters: d.linkCounters(),
 	})
