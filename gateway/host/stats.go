@@ -49,7 +49,7 @@ const (
 func operations() []Request {
 	var out []Request
 	for _, op := range []string{
-		"address_add", "address_delete", "address_list", "link_get", "link_list", "link_set", "route_add", "route_delete", "route_get",
+		"address_add", "address_delete", "address_list", "link_delete", "link_get", "link_list", "link_set", "route_add", "route_delete", "route_get",
 		"route_list", "route_replace", "rule_add", "rule_delete", "rule_list",
 	} {
 		out = append(out, Request{rtnetlink, op})
