@@ -3,6 +3,8 @@
 // Job: a line for each package as it ends, the output of what failed, the list of skipped tests with their reasons, and the totals.
 // Inputs: test2json events; -failed names checks that failed before, which count as failures.
 // Outputs: the report; its last line is `N passed, N failed, N skipped`. The exit code is 1 if anything failed or nothing was read.
+// A test that this machine's kernel cannot run and that passed in a guest is listed by itself and does not count as skipped: it counts
+// among the passed ones, as a subtest of the test that ran the guest.
 // Invariants: subtests count as tests; a package that fails without a failed test (it does not build, it panics, it times out) counts as one failure.
 package main
 
@@ -36,6 +38,7 @@ type report struct {
 	text     map[key]*strings.Builder // output of tests that have not ended
 	failures map[string]int           // failed tests by package
 	skips    []skip
+	inGuest  map[key]bool // tests that passed in a guest
 
 	packages, passed, failed int
 }
@@ -43,7 +46,7 @@ type report struct {
 func main() {
 	failed := flag.String("failed", "", "checks that failed, separated by spaces")
 	flag.Parse()
-	r := &report{out: os.Stdout, text: make(map[key]*strings.Builder), failures: make(map[string]int)}
+	r := newReport(os.Stdout)
 	if err := r.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		r.failed++
@@ -51,6 +54,10 @@ func main() {
 	if !r.finish(strings.Fields(*failed)) {
 		os.Exit(1)
 	}
+}
+
+func newReport(out io.Writer) *report {
+	return &report{out: out, text: make(map[key]*strings.Builder), failures: make(map[string]int), inGuest: make(map[key]bool)}
 }
 
 func (r *report) read(in io.Reader) error {
@@ -91,6 +98,9 @@ func (r *report) event(e event) {
 	switch e.Action {
 	case "pass":
 		r.passed++
+		if twin, ok := r.twin(k); ok {
+			r.inGuest[twin] = true
+		}
 	case "fail":
 		r.failed++
 		r.failures[e.Package]++
@@ -149,9 +159,38 @@ func reason(text string) string {
 	return found
 }
 
+// twin is the test that ran in a guest and is reported as k: package topologies/guest calls it TEST/PACKAGE/TEST, with dots for the
+// slashes of the package's path in the module.
+func (r *report) twin(k key) (key, bool) {
+	module, ok := strings.CutSuffix(k.pkg, "/topologies/guest")
+	parts := strings.SplitN(k.test, "/", 3)
+	if !ok || len(parts) < 3 {
+		return key{}, false
+	}
+	return key{module + "/" + strings.ReplaceAll(parts[1], ".", "/"), parts[2]}, true
+}
+
+// ranInGuest takes the skips out that are about the kernel and whose test passed in a guest.
+func (r *report) ranInGuest() (ran []skip) {
+	r.skips = slices.DeleteFunc(r.skips, func(s skip) bool {
+		if !r.inGuest[s.key] || !strings.HasPrefix(s.reason, "kind=link ") {
+			return false
+		}
+		ran = append(ran, s)
+		return true
+	})
+	return ran
+}
+
 // finish prints the skips and the totals and reports whether all is well.
 func (r *report) finish(checks []string) bool {
 	fmt.Fprintln(r.out)
+	if ran := r.ranInGuest(); len(ran) > 0 {
+		fmt.Fprintln(r.out, "Skipped for this machine's kernel, passed in a guest:")
+		for _, s := range ran {
+			fmt.Fprintf(r.out, "  %s %s\n", s.pkg, s.test)
+		}
+	}
 	if len(r.skips) == 0 {
 		fmt.Fprintln(r.out, "Skipped tests: none.")
 	} else {

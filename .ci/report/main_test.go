@@ -8,7 +8,7 @@ import (
 func run(t *testing.T, input string, checks ...string) (output string, ok bool) {
 	t.Helper()
 	var out strings.Builder
-	r := &report{out: &out, text: make(map[key]*strings.Builder), failures: make(map[string]int)}
+	r := newReport(&out)
 	if err := r.read(strings.NewReader(input)); err != nil {
 		t.Fatal(err)
 	}
@@ -60,6 +60,20 @@ func TestReport(t *testing.T) {
 			input:  `{"Action":"pass","Package":"p"}`,
 			checks: []string{"vet"},
 			want:   []string{"Failed check: vet\n0 passed, 1 failed, 0 skipped\n"},
+		},
+		{
+			name: "passed in a guest",
+			input: `{"Action":"output","Package":"m/a/b","Test":"A","Output":"SKIP-REASON kind=link name=wireguard\n"}
+{"Action":"skip","Package":"m/a/b","Test":"A"}
+{"Action":"output","Package":"m/a/b","Test":"B","Output":"SKIP-REASON kind=link name=wireguard\n"}
+{"Action":"skip","Package":"m/a/b","Test":"B"}
+{"Action":"output","Package":"m/a/b","Test":"C","Output":"SKIP-REASON kind=program name=x\n"}
+{"Action":"skip","Package":"m/a/b","Test":"C"}
+{"Action":"pass","Package":"m/topologies/guest","Test":"TestGuest/a.b/A"}
+{"Action":"fail","Package":"m/topologies/guest","Test":"TestGuest/a.b/B"}
+{"Action":"pass","Package":"m/topologies/guest","Test":"TestGuest/a.b/C"}
+{"Action":"pass","Package":"m/a/b"}`,
+			want: []string{"passed in a guest:\n  m/a/b A\nSkipped tests:\n  m/a/b B: kind=link name=wireguard\n  m/a/b C: kind=program name=x\n2 passed, 1 failed, 2 skipped\n"},
 		},
 		{
 			name: "nothing ran",

@@ -80,7 +80,10 @@ var QEMU = nstest.Requirement{Kind: "guest", Name: "qemu", Check: func() error {
 // Kernel needs the kernel of that name (see Options), and downloads it if it is not in the cache.
 func Kernel(name string) nstest.Requirement {
 	return nstest.Requirement{Kind: "guest", Name: "kernel", Check: func() error {
-		_, err := findKernel(name)
+		name, err := chosenKernel(name)
+		if err == nil {
+			_, err = findKernel(name)
+		}
 		return err
 	}}
 }
@@ -89,8 +92,12 @@ func Kernel(name string) nstest.Requirement {
 // the package's path in this module. It skips t where no guest can be had. If -run names such a subtest, only that runs in the guest.
 func Run(t *testing.T, o Options) {
 	t.Helper()
-	nstest.NeedOutside(t, QEMU, Kernel(o.Kernel))
-	k, err := findKernel(o.Kernel)
+	name, err := chosenKernel(o.Kernel)
+	if err != nil {
+		t.Fatal(err)
+	}
+	nstest.NeedOutside(t, QEMU, Kernel(name))
+	k, err := findKernel(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -120,15 +127,17 @@ func Run(t *testing.T, o Options) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer m.results.Close()
+	defer func() {
+		cancel()
+		<-m.done
+		m.results.Close()
+	}()
 	r := newReport(m.results)
 	r.why = func() string { return m.ending(ctx) }
 	r.ready = func(release string) {
 		t.Logf("Linux %s under %s is up after %.1f s", release, m.accel, time.Since(begin).Seconds())
 	}
 	r.all(t, o.Tests)
-	cancel()
-	<-m.done
 	if trouble := m.console.trouble(); trouble != "" {
 		t.Logf("the guest's kernel says:\n%s", trouble)
 	}
@@ -194,7 +203,7 @@ func selected(tests []Binary, name, pattern string) []Binary {
 	return chosen
 }
 
-// test2json is the converter of test output into events.
+// test2json converts test output into events; -t gives them the times that tests took.
 func test2json(ctx context.Context) *exec.Cmd {
-	return exec.CommandContext(ctx, "go", "tool", "test2json")
+	return exec.CommandContext(ctx, "go", "tool", "test2json", "-t")
 }

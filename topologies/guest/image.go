@@ -23,7 +23,7 @@ const (
 )
 
 // basePrograms are in every guest, beside Options.Programs.
-var basePrograms = []string{"sh", "cat", "true", "sleep", "ip", "tc", "ss", "sysctl", "ping", "wg", "nft"}
+var basePrograms = []string{"sh", "bash", "cat", "ls", "head", "true", "sleep", "timeout", "ip", "tc", "ss", "sysctl", "ping", "wg", "nft"}
 
 // baseFiles are copied from this machine where it has them.
 var baseFiles = []string{"/etc/iproute2", "/usr/share/iproute2"}

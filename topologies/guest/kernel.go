@@ -44,6 +44,15 @@ type kernel struct {
 	modules string // the directory lib/modules/RELEASE
 }
 
+// chosenKernel is the name of the kernel to boot.
+func chosenKernel(name string) (string, error) {
+	name = cmp.Or(name, os.Getenv(kernelEnv), Bookworm)
+	if !strings.Contains(name, "/") && !slices.Contains(suites, name) {
+		return "", fmt.Errorf("%s: no kernel is called %q: want one of %s, or a directory with an unpacked package", kernelEnv, name, strings.Join(suites, ", "))
+	}
+	return name, nil
+}
+
 // kernels remembers what findKernel found out, since a download takes a while and its failure, too.
 var kernels = struct {
 	sync.Mutex
@@ -51,10 +60,9 @@ var kernels = struct {
 	failed map[string]error
 }{found: make(map[string]*kernel), failed: make(map[string]error)}
 
-// findKernel returns the kernel of that name from the cache, and downloads it if it is not there. The error is an *Unavailable where this
-// machine cannot have it.
+// findKernel returns the kernel of that name (see chosenKernel) from the cache, and downloads it if it is not there. The error is an
+// *Unavailable where this machine cannot have it.
 func findKernel(name string) (*kernel, error) {
-	name = cmp.Or(name, os.Getenv(kernelEnv), Bookworm)
 	kernels.Lock()
 	defer kernels.Unlock()
 	if k := kernels.found[name]; k != nil {
@@ -75,9 +83,6 @@ func findKernel(name string) (*kernel, error) {
 func openKernel(name string) (*kernel, error) {
 	if strings.Contains(name, "/") {
 		return lookInto(name)
-	}
-	if !slices.Contains(suites, name) {
-		return nil, fmt.Errorf("%s: no kernel is called %q: want one of %s, or a directory with an unpacked package", kernelEnv, name, strings.Join(suites, ", "))
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {

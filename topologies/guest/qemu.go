@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
@@ -22,7 +21,7 @@ import (
 const (
 	// kvmPatience is how long a kernel under KVM may take to its first line, which comes within half a second where KVM works. There are
 	// machines with a /dev/kvm on which a stock kernel never leaves its decompressor.
-	kvmPatience = 6 * time.Second
+	kvmPatience = 5 * time.Second
 	// slowdown is by how much time-outs of tests are stretched under emulation.
 	slowdown = 5
 	// consoleKept is how much of the end of the console is kept.
@@ -165,5 +164,3 @@ func firstLines(text string, n int) string {
 	}
 	return b.String()
 }
-
-var _ io.Writer = (*console)(nil)

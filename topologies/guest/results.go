@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -14,8 +15,9 @@ type results struct {
 	due    map[string]bool // tests that were to run and have not ended
 	order  []string        // the keys of due, as listed
 	tests  map[string]*test
-	failed bool // the run as a whole
-	bad    int  // tests that failed
+	bench  string // the benchmark that runs
+	failed bool   // the run as a whole
+	bad    int    // tests that failed
 }
 
 // test is a test of the guest with its subtests.
@@ -45,15 +47,44 @@ func (r *results) event(e event) {
 		}
 		return
 	}
+	top, _, _ := strings.Cut(e.Test, "/")
+	if top != r.bench {
+		r.settle()
+	}
+	if strings.HasPrefix(top, "Benchmark") {
+		r.bench = top
+	}
 	n := r.test(e.Test)
 	switch e.Action {
 	case "output":
 		n.output.WriteString(e.Output)
-	case "pass", "fail", "skip", "bench":
+	case "pass", "fail", "skip":
 		n.outcome, n.seconds = e.Action, e.Elapsed
 		if !strings.Contains(e.Test, "/") {
 			r.top(e.Test)
 		}
+	}
+}
+
+// settle reports the benchmark that ran last. Nobody says that a benchmark has ended: it has if it, or each of its parts, has a line of
+// results.
+func (r *results) settle() {
+	name := r.bench
+	r.bench = ""
+	if n := r.tests[name]; n != nil && r.due[name] {
+		n.settle()
+		r.top(name)
+	}
+}
+
+var benchLine = regexp.MustCompile(`(?m)^Benchmark\S+\s+\d+\s`)
+
+func (n *test) settle() {
+	for _, c := range n.children {
+		c.settle()
+	}
+	if n.outcome == "" && (len(n.children) > 0 || benchLine.MatchString(n.output.String())) {
+		n.outcome = "pass"
 	}
 }
 
@@ -130,6 +161,7 @@ func isMarker(text string) bool {
 
 // finish reports what has not ended, and a run that failed though none of its tests did.
 func (r *results) finish() error {
+	r.settle()
 	var errs []error
 	for _, name := range r.order {
 		if !r.due[name] {

@@ -76,7 +76,7 @@ func LinkType(kind string) Requirement {
 		attrs.Name = "probe"
 		err = n.Netlink().LinkAdd(&netlink.GenericLink{LinkAttrs: attrs, LinkType: kind})
 		if err != nil {
-			err = &netns.Unavailable{What: kind + " devices", Why: err.Error(), Fix: "modprobe " + kind + ", or a kernel with CONFIG_" + strings.ToUpper(kind)}
+			err = &netns.Unavailable{What: kind + " devices", Why: err.Error(), Fix: "modprobe " + kind + ", or a kernel that has it: go test ./topologies/guest runs tests under Debian's"}
 		}
 		return errors.Join(err, n.Close())
 	}}
