@@ -26,7 +26,7 @@ func deviceSpecs(c *config.Config) []deviceSpec {
 		if d == nil {
 			d = &deviceSpec{Backend: string(c.WireGuard.Backend), DeviceConfig: wg.DeviceConfig{
 				Name:         p.Device,
-				PrivateKey:   c.WireGuard.PrivateKey,
+				PrivateKey:   p.PrivateKey,
 				FirewallMark: c.WireGuard.FirewallMark,
 				ListenPort:   p.ListenPort,
 				MTU:          p.MTU,

@@ -110,6 +110,10 @@ func (c *Config) settings() []setting {
 		if !p.PresharedKey.IsZero() {
 			secret("preshared_key", p.PresharedKey.Reveal())
 		}
+		if !p.PrivateKey.Equal(w.PrivateKey) {
+			secret("private_key", p.PrivateKey.Reveal())
+			add("own_public_key", p.OwnKey.String())
+		}
 		add("endpoint", joined(p.Endpoints))
 		add("pin_endpoint", p.PinEndpoint)
 		add("device", p.Device)

@@ -101,7 +101,7 @@ func (r *raw) checkKeys(d *decoder) {
 			continue
 		}
 		at := d.at(&p.PublicKey)
-		if p.PublicKey == r.WireGuard.PublicKey {
+		if p.PublicKey == p.OwnKey {
 			d.errorf(at, "peer %s has our own public key", p.Name)
 		}
 		other := seen[p.PublicKey]

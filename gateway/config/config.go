@@ -162,6 +162,10 @@ type Peer struct {
 	Name, Description string
 	PublicKey         wg.PublicKey
 	PresharedKey      wg.Secret // zero: none
+	// PrivateKey of the device that the peer lives on, and OwnKey, the public key that belongs to it: WireGuard's, unless the peer's own
+	// device has another.
+	PrivateKey wg.Secret
+	OwnKey     wg.PublicKey
 	// Endpoints to try, in order; empty waits for the peer to call.
 	Endpoints []Endpoint
 	// PinEndpoint keeps the configured endpoint when the peer's packets come from elsewhere.

@@ -148,7 +148,7 @@ func metricsObject() object[Metrics] {
 func wireguardObject() object[WireGuard] {
 	return object[WireGuard]{name: "wireguard", fields: []field[WireGuard]{
 		key("backend", oneOf(BackendAuto, BackendKernel, BackendUserspace), func(w *WireGuard) *Backend { return &w.Backend }, "auto", "Which WireGuard to use; auto takes the kernel's where there is one.").atStart(),
-		key("private_key", secretKeyKind("a private key"), func(w *WireGuard) *wg.Secret { return &w.PrivateKey }, "", "Private key of all devices; best as ${file:PATH} or ${cred:NAME}. Needed as soon as there is a peer."),
+		key("private_key", secretKeyKind("a private key"), func(w *WireGuard) *wg.Secret { return &w.PrivateKey }, "", "Private key of all devices; best as ${file:PATH} or ${cred:NAME}. Needed as soon as there is a peer without a key of its own."),
 		key("device", deviceKind(), func(w *WireGuard) *string { return &w.Device }, "none: a device for each peer", "Name of a device that peers share. With it peers are on that device unless they say `device: own`."),
 		key("listen_port", number[uint16]("a UDP port", 1, 65535), func(w *WireGuard) *uint16 { return &w.ListenPort }, "51820 with a shared device", "UDP port of the shared device. Without one it is the port of the only peer that does not give its own."),
 		key("fwmark", orZero("off", number[uint32]("a firewall mark", 0, 1<<32-1)), func(w *WireGuard) *uint32 { return &w.FirewallMark }, "0x5357", "Mark on encrypted packets. A rule sends them to the underlay, so that no learned route can lead a tunnel into a tunnel."),

@@ -20,6 +20,7 @@ func peerObject() object[rawPeer] {
 		key("description", stringKind("a line of text", 200), func(p *rawPeer) *string { return &p.Description }, "", "For people."),
 		key("public_key", publicKeyKind(), func(p *rawPeer) *wg.PublicKey { return &p.PublicKey }, "", "Public key of the peer.").must(),
 		key("preshared_key", secretKeyKind("a preshared key"), func(p *rawPeer) *wg.Secret { return &p.PresharedKey }, "none", "Preshared key, the same at both ends."),
+		key("private_key", secretKeyKind("a private key"), func(p *rawPeer) *wg.Secret { return &p.PrivateKey }, "`wireguard.private_key`", "Private key of the peer's own device, where this peer knows us by another key than the rest."),
 		key("endpoint", list(endpointKind()), func(p *rawPeer) *[]Endpoint { return &p.Endpoints }, "none: the peer calls", "Where to send: host:port, or a list to try in order. IPv6 addresses need no brackets."),
 		key("pin_endpoint", boolKind(), func(p *rawPeer) *bool { return &p.PinEndpoint }, "false", "Go back to the configured endpoint when the peer's packets come from elsewhere."),
 		key("device", deviceKind("own"), func(p *rawPeer) *string { return &p.device }, "`wireguard.device`, else wg-NAME", "Interface of the tunnel: a name, or `own` for a device of its own beside the shared one."),

@@ -46,6 +46,7 @@ func (r *raw) peerDevice(d *decoder, p *rawPeer) {
 	default:
 		p.Device, p.Shared = p.device, p.device == shared
 	}
+	r.peerKey(d, p)
 	if !p.Shared {
 		if p.MTU == 0 && !d.given(&p.MTU) {
 			p.MTU = r.WireGuard.MTU
@@ -59,6 +60,18 @@ func (r *raw) peerDevice(d *decoder, p *rawPeer) {
 		d.hintf(d.at(&p.MTU), "wireguard.mtu is the MTU of "+shared+"; device: own gives this peer its own", "a peer on the shared device has no MTU of its own")
 	}
 	p.ListenPort, p.MTU = r.WireGuard.ListenPort, r.WireGuard.MTU
+}
+
+// peerKey finds the key of the device: the peer's, if it gives one, else that of all devices.
+func (r *raw) peerKey(d *decoder, p *rawPeer) {
+	switch {
+	case !d.given(&p.PrivateKey):
+		p.PrivateKey, p.OwnKey = r.WireGuard.PrivateKey, r.WireGuard.PublicKey
+	case p.Shared:
+		d.hintf(d.at(&p.PrivateKey), "device: own gives this peer a device, and with it a key, of its own", "a peer on the shared device has no private key of its own")
+	case !p.PrivateKey.IsZero():
+		p.OwnKey = p.PrivateKey.Public()
+	}
 }
 
 func (r *raw) peerAllowed(d *decoder, e entry[*rawPeer]) {
@@ -138,10 +151,10 @@ func (r *raw) peerTunnel(d *decoder, p *rawPeer) {
 			d.bad[t] = true
 		}
 	}
-	if d.bad[t] || t.Local.IsValid() || !d.given(&p.ASN) || p.PublicKey.IsZero() || r.WireGuard.PublicKey.IsZero() {
+	if d.bad[t] || t.Local.IsValid() || !d.given(&p.ASN) || p.PublicKey.IsZero() || p.OwnKey.IsZero() {
 		return
 	}
-	t.Local, t.Remote, t.Derived = LinkLocal(r.WireGuard.PublicKey), LinkLocal(p.PublicKey), true
+	t.Local, t.Remote, t.Derived = LinkLocal(p.OwnKey), LinkLocal(p.PublicKey), true
 }
 
 // probeInterval is the default, chosen so that a gateway sends about two echoes a second at most until it has more than

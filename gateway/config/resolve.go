@@ -127,8 +127,9 @@ func comparePrefixes(a, b netip.Prefix) int {
 func (r *raw) resolveKeys(d *decoder) {
 	w := &r.WireGuard
 	if w.PrivateKey.IsZero() {
-		if len(r.peers) > 0 && d.usable(&w.PrivateKey) && !d.opts.WithoutSecrets {
-			d.hintf(d.at(w), "make one: sitewire genkey --out /etc/sitewire/private.key, then private_key: ${file:/etc/sitewire/private.key}", "wireguard.private_key is needed as soon as there is a peer")
+		needed := slices.ContainsFunc(r.peers, func(e entry[*rawPeer]) bool { return !d.given(&e.v.PrivateKey) })
+		if needed && d.usable(&w.PrivateKey) && !d.opts.WithoutSecrets {
+			d.hintf(d.at(w), "make one: sitewire genkey --out /etc/sitewire/private.key, then private_key: ${file:/etc/sitewire/private.key}", "wireguard.private_key is needed as soon as there is a peer without a key of its own")
 		}
 		return
 	}
