@@ -18,6 +18,7 @@ var mayImport = map[string][]string{
 	"gateway":                 {"gateway/config", "gateway/host", "gateway/probe", "gateway/wg", "bgp", "bgp/policy", "bgp/rpki", "routes"},
 	"gateway/host":            {"gateway/wg"},
 	"gateway/config":          {"gateway/wg", "bgp/policy"},
+	"gateway/config/wgquick":  {"gateway/config", "gateway/wg"}, // writes the configuration that config reads, and the other way round
 	"gateway/probe":           {"routes"},
 	"gateway/wg/kernel":       {"gateway/wg"},
 	"gateway/wg/user":         {"gateway/wg"},

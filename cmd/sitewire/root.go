@@ -102,7 +102,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 no daemon, 4 degraded (status --fail), 5
 		}
 	}
 	add("state", newStatus(a), newPeers(a), newBGP(a), newRPKI(a), newRoutes(a), newExplain(a))
-	add("config", newCheck(a), newDiff(a), newReload(a), newConfig(a), newSchema(a))
+	add("config", newCheck(a), newDiff(a), newReload(a), newConfig(a), newSchema(a), newImport(a), newExport(a))
 	add("keys", newGenkey(a), newPubkey(a), newGenpsk(a))
 	add("daemon", newRun(a), newStop(a))
 	add("lab", newDemo(a), newLab(a))

@@ -237,6 +237,7 @@ neighbours:
 			{"routes", "--json"}, {"explain", "172.20.1.1"}, {"config"}, {"config", "--json"}, {"version", "--json"},
 			{"peers", "env"}, {"peers", "cred", "--json"}, {"bgp"}, {"bgp", "nyc", "--json"}, {"routes"}, {"routes", "172.20.1.0/24"}, {"explain", "10.18.0.1", "--json"},
 			{"rpki"}, {"rpki", "--json"}, {"diff"}, {"diff", "--json"}, {"reload"}, {"reload", "--json"}, {"check", d.file}, {"check", "--json", d.file}, {"schema"},
+			{"export", "wg-quick", d.file}, {"export", "wg-quick", "--live", d.file}, {"export", "wg-quick", "--force", "-o", filepath.Join(d.dir, "wireguard"), d.file},
 		} {
 			run(append([]string{"--socket", d.socket}, args...)...)
 		}
@@ -314,6 +315,8 @@ neighbours:
 	})
 	everything()
 
+	importSecrets(t, d, private, psk, peerKey.Public(), run)
+
 	// A web configuration with a password in it, of a daemon that runs and of one that is to start.
 	for name, text := range map[string]string{
 		"password that is no hash": "basic_auth_users: { prometheus: " + webPassword + " }\n",
@@ -356,6 +359,48 @@ neighbours:
 
 	if seen < 300 {
 		t.Errorf("only %d texts were looked at", seen)
+	}
+}
+
+// importSecrets imports files of wg-quick in which keys stand where they belong and where they do not.
+func importSecrets(t *testing.T, d *labDaemon, private, psk wg.Secret, peer wg.PublicKey, run func(args ...string)) {
+	good := "[Interface]\nPrivateKey = " + private.Reveal() + "\nListenPort = 51820\n# the peer\n[Peer]\nPublicKey = " + peer.String() +
+		"\nPresharedKey = " + psk.Reveal() + "\nAllowedIPs = 10.20.0.0/16\nEndpoint = 192.0.2.1:51820\n"
+	for name, change := range map[string]struct{ old, new string }{
+		"as it should be":    {"", ""},
+		"misspelt key":       {"PrivateKey", "PrivatKey"},
+		"misspelt psk":       {"PresharedKey", "PreSharedKy"},
+		"no key":             {"PrivateKey = ", ""},
+		"no equals":          {"PrivateKey = ", "PrivateKey "},
+		"cut off":            {private.Reveal(), private.Reveal()[:42]},
+		"hexadecimal":        {private.Reveal(), private.Hex()},
+		"quoted":             {psk.Reveal(), `"` + psk.Reveal() + `"`},
+		"twice":              {"ListenPort", "PrivateKey = " + private.Reveal() + "\nListenPort"},
+		"in a comment":       {"# the peer", "# PrivateKey = " + private.Reveal()},
+		"as a name":          {"# the peer", "# " + private.Reveal()},
+		"as a labelled name": {"# the peer", "# Name = " + private.Reveal()},
+		"as a description":   {"# the peer", "# nyc\n# key " + psk.Reveal()},
+		"as the endpoint":    {"192.0.2.1:51820", private.Reveal()},
+		"as an address":      {"10.20.0.0/16", private.Reveal()},
+		"as a port":          {"51820\n#", private.Reveal() + "\n#"},
+		"as a mark":          {"ListenPort = 51820", "FwMark = " + private.Reveal()},
+		"as DNS":             {"ListenPort", "DNS = " + private.Reveal() + "\nListenPort"},
+		"as a table":         {"ListenPort", "Table = " + private.Reveal() + "\nListenPort"},
+		"in the header":      {"[Peer]", "[" + private.Reveal() + "]"},
+		"in a command":       {"ListenPort", "PostUp = wg set %i private-key <(echo " + private.Reveal() + ")\nListenPort"},
+		"in an echo":         {"ListenPort", "PostUp = echo '" + psk.Reveal() + "' > /run/psk\nListenPort"},
+		"in hexadecimal":     {"ListenPort", "PostDown = key " + private.Hex() + "\nListenPort"},
+		"as a route":         {"ListenPort", "PostUp = ip route add " + private.Reveal() + " dev %i\nListenPort"},
+		"as an inner one":    {"ListenPort", "PostUp = ip addr add " + private.Reveal() + " dev %i; sysctl -w " + private.Reveal() + "\nListenPort"},
+	} {
+		text := strings.Replace(good, change.old, change.new, 1)
+		if text == good && change.old != "" {
+			t.Fatalf("%s: nothing changed", name)
+		}
+		path := d.put("wg9.conf", text)
+		run("import", "wg-quick", "--site", "fra", path)
+		run("import", "wg-quick", "--site", "fra", "--force", "-o", filepath.Join(d.dir, "imported", "sitewire.yaml"), path)
+		run("import", "wg-quick", "--site", "fra", "--device", "wg8", path, path)
 	}
 }
 

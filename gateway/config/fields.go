@@ -166,12 +166,12 @@ func probeObject() object[Probe] {
 
 // WireGuard's overhead is at most 80 bytes (IPv6), and IPv6 needs links of 1280 (RFC 8200 section 5).
 const (
-	minMTU = 1280
-	maxMTU = 65535 - 80
+	MinMTU = 1280
+	MaxMTU = 65535 - 80
 )
 
 func mtuKind() kind[int] {
-	return orZero("auto", number[int]("bytes", minMTU, maxMTU))
+	return orZero("auto", number[int]("bytes", MinMTU, MaxMTU))
 }
 
 // Limits of BGP timers. RFC 4271 section 4.2: a hold time is zero or at least three seconds; without one a dead

@@ -22,6 +22,15 @@ var (
 	hostPattern   = regexp.MustCompile(`^(?i:[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?)(\.(?i:[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9])?))*\.?$`)
 )
 
+// ValidName tells whether a site, a peer or a neighbour may have the name.
+func ValidName(s string) bool { return namePattern.MatchString(s) }
+
+// ValidDevice tells whether an interface may have the name.
+func ValidDevice(s string) bool {
+	_, err := parseDevice(s)
+	return err == nil
+}
+
 func pattern(re string) schema { return schema{"type": "string", "pattern": re} }
 
 func integer(low, high uint64) schema {
@@ -160,17 +169,19 @@ func nameKind(what string) kind[string] {
 
 func deviceKind(extra ...string) kind[string] {
 	want := strings.Join(append([]string{"the name of an interface: letters, digits, '-', '_' and '.', at most 15"}, extra...), ", or ")
-	return text(want, pattern(devicePattern.String()), func(s string) (string, error) {
-		switch {
-		case len(s) > 15:
-			return "", fmt.Errorf("%q has %d characters; Linux allows 15 in the name of an interface", s, len(s))
-		case !devicePattern.MatchString(s), s == ".", s == "..":
-			return "", errWant
-		case s == "lo", s == "all", s == "default":
-			return "", fmt.Errorf("%q has another meaning on every Linux system", s)
-		}
-		return s, nil
-	})
+	return text(want, pattern(devicePattern.String()), parseDevice)
+}
+
+func parseDevice(s string) (string, error) {
+	switch {
+	case len(s) > 15:
+		return "", fmt.Errorf("%q has %d characters; Linux allows 15 in the name of an interface", s, len(s))
+	case !devicePattern.MatchString(s), s == ".", s == "..":
+		return "", errWant
+	case s == "lo", s == "all", s == "default":
+		return "", fmt.Errorf("%q has another meaning on every Linux system", s)
+	}
+	return s, nil
 }
 
 func addrKind(want string, ok func(netip.Addr) bool) kind[netip.Addr] {
@@ -275,11 +286,11 @@ func passwordKind() kind[Password] {
 }
 
 func endpointKind() kind[Endpoint] {
-	return text("a host name or address, and a port: nyc.example.net:51820, 192.0.2.1:51820, [2001:db8::1]:51820", pattern(`^.+:[0-9]{1,5}$`), parseEndpoint)
+	return text("a host name or address, and a port: nyc.example.net:51820, 192.0.2.1:51820, [2001:db8::1]:51820", pattern(`^.+:[0-9]{1,5}$`), ParseEndpoint)
 }
 
-// parseEndpoint splits at the last colon, as wg(8) does, so that IPv6 addresses need no brackets.
-func parseEndpoint(s string) (Endpoint, error) {
+// ParseEndpoint reads host:port. It splits at the last colon, as wg(8) does, so that IPv6 addresses need no brackets.
+func ParseEndpoint(s string) (Endpoint, error) {
 	i := strings.LastIndexByte(s, ':')
 	if i < 0 {
 		return Endpoint{}, fmt.Errorf("%q has no port", s)

@@ -282,7 +282,7 @@ func TestEndpoint(t *testing.T) {
 		"host": "", "host:": "", "host:0": "", "host:65536": "", ":51820": "", "2001:db8::1": "", "[x]:1": "", "256.1.1.1:5": "", "a b:5": "", "-a:5": "",
 		"0.0.0.0:5": "", "[ff02::1]:5": "", "x..y:1": "",
 	} {
-		e, err := parseEndpoint(in)
+		e, err := ParseEndpoint(in)
 		switch {
 		case want == "" && err == nil && in != "2001:db8::1":
 			t.Errorf("%q: %v", in, e)

@@ -64,7 +64,7 @@ func rpkiFileObject() object[RPKISource] {
 
 func rpkiAddressKind() kind[string] {
 	return text("a host name or address, and a TCP port: rtr.example.net:8282, [2001:db8::1]:8282", pattern(`^.+:[0-9]{1,5}$`), func(s string) (string, error) {
-		e, err := parseEndpoint(s)
+		e, err := ParseEndpoint(s)
 		return e.String(), err
 	})
 }

@@ -47,7 +47,7 @@ var (
 
 // packages says which Debian package has a program whose name differs from the package's.
 var packages = map[string]string{
-	"bird": "bird2", "birdc": "bird2", "bgpd": "frr", "zebra": "frr", "vtysh": "frr", "gobgp": "gobgpd", "wg": "wireguard-tools",
+	"bird": "bird2", "birdc": "bird2", "bgpd": "frr", "zebra": "frr", "vtysh": "frr", "gobgp": "gobgpd", "wg": "wireguard-tools", "wg-quick": "wireguard-tools",
 	"nft": "nftables", "ip": "iproute2", "ping": "iputils-ping", "promtool": "prometheus",
 }
 
