@@ -8,6 +8,7 @@ import (
 // inGuest is what runs in the guest: the tests of this list skip on a machine whose kernel has no WireGuard, and here they must run.
 var inGuest = []Binary{
 	{Package: "sitewire/topologies/netns", Run: "^TestKernel"},
+	{Package: "sitewire/gateway/wg/kernel", Run: "^TestKernel"},
 }
 
 // TestGuest runs inGuest under Debian's kernel, with sitewire itself as /usr/bin/sitewire.

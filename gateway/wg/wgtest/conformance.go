@@ -52,6 +52,7 @@ func TestDevice(t *testing.T, open func(t *testing.T) wg.Device) {
 		"EndpointAndKeepalive":           testEndpoint,
 		"MoreSpecificsAreSeparate":       testNested,
 		"LargeDelta":                     testLarge,
+		"InterleavedPeers":               testInterleaved,
 		"DeviceSettings":                 testSettings,
 		"CancelledContext":               testContext,
 		"Close":                          testClose,
@@ -287,6 +288,26 @@ func testLarge(t *testing.T, d device) {
 	}
 	d.must(t, wg.Delta{Allow: moved})
 	d.want(t, moved)
+}
+
+// testInterleaved has the owner change with every entry, as when many prefixes of a shared device move at once, and takes them from
+// peers that have just lost them.
+func testInterleaved(t *testing.T, d device) {
+	names := []string{"a", "b", "c"}
+	d.must(t, wg.Delta{SetPeers: []wg.PeerConfig{Peer("a"), Peer("b"), Peer("c")}})
+	const n = 5000
+	var before, after []wg.AllowedIP
+	for i := range n {
+		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
+		before = append(before, wg.AllowedIP{Prefix: p, Peer: Peer(names[i%3]).PublicKey})
+		after = append(after, wg.AllowedIP{Prefix: p, Peer: Peer(names[(i+1)%3]).PublicKey})
+	}
+	d.must(t, wg.Delta{Allow: before})
+	d.want(t, before)
+	d.must(t, wg.Delta{Allow: after, Disallow: before})
+	d.want(t, after)
+	d.must(t, wg.Delta{Disallow: slices.Concat(before, after[:n/2])})
+	d.want(t, after[n/2:])
 }
 
 func testSettings(t *testing.T, d device) {
