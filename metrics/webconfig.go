@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync"
@@ -19,6 +20,8 @@ import (
 type WebSecurity struct {
 	Encrypted     bool // TLS
 	Authenticated bool // a password, or a client's certificate that is verified
+	// Exposed is the file with the private key of TLS if every user of the machine may read it.
+	Exposed string
 }
 
 // CheckWebConfig reads a web configuration file (the format of prometheus/exporter-toolkit) and the certificates that it names, as Server
@@ -35,6 +38,8 @@ func CheckWebConfig(path string) (WebSecurity, error) {
 		TLS struct {
 			Cert       string `yaml:"cert"`
 			CertFile   string `yaml:"cert_file"`
+			Key        string `yaml:"key"`
+			KeyFile    string `yaml:"key_file"`
 			ClientAuth string `yaml:"client_auth_type"`
 		} `yaml:"tls_server_config"`
 		Users map[string]string `yaml:"basic_auth_users"`
@@ -42,7 +47,19 @@ func CheckWebConfig(path string) (WebSecurity, error) {
 	if err := yaml.Unmarshal(content, &file); err != nil {
 		return WebSecurity{}, errors.New("not readable as YAML 1.2: write it more plainly, with every value in quotes") // the first reader knows YAML 1.1
 	}
+	keyFile := path
+	if k := file.TLS.KeyFile; k != "" {
+		if keyFile = k; !filepath.IsAbs(k) {
+			keyFile = filepath.Join(filepath.Dir(path), k)
+		}
+	} else if file.TLS.Key == "" {
+		keyFile = ""
+	}
+	if fi, err := os.Stat(keyFile); err != nil || fi.Mode().Perm()&0o004 == 0 {
+		keyFile = "" // if there is none, Validate has said so
+	}
 	return WebSecurity{
+		Exposed:       keyFile,
 		Encrypted:     file.TLS.Cert != "" || file.TLS.CertFile != "",
 		Authenticated: len(file.Users) > 0 || file.TLS.ClientAuth == "RequireAndVerifyClientCert",
 	}, nil

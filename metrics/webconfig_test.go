@@ -142,6 +142,40 @@ func (l *logBuffer) String() string {
 	return l.b.String()
 }
 
+// TestExposed: a private key that every user of the machine may read is named.
+func TestExposed(t *testing.T) {
+	config, _ := webDir(t)
+	key := filepath.Join(filepath.Dir(config), "tls.key")
+	text, err := os.ReadFile(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inline := "tls_server_config:\n  cert_file: tls.crt\n  key: |\n    " + strings.ReplaceAll(strings.TrimSpace(string(text)), "\n", "\n    ") + "\n"
+	for _, c := range []struct {
+		name, text   string
+		keyMode, web os.FileMode
+		want         string
+	}{
+		{"a file of the owner", "tls_server_config: { cert_file: tls.crt, key_file: tls.key }", 0o600, 0o644, ""},
+		{"a file of a group", "tls_server_config: { cert_file: tls.crt, key_file: tls.key }", 0o640, 0o644, ""},
+		{"a file of everybody", "tls_server_config: { cert_file: tls.crt, key_file: tls.key }", 0o644, 0o600, key},
+		{"by its whole path", "tls_server_config: { cert_file: tls.crt, key_file: " + key + " }", 0o604, 0o600, key},
+		{"in the file", inline, 0o600, 0o644, config},
+		{"in the file, hidden", inline, 0o644, 0o600, ""},
+		{"no TLS", "http_server_config: {}", 0o644, 0o644, ""},
+	} {
+		rewrite(t, config, c.text)
+		for file, mode := range map[string]os.FileMode{key: c.keyMode, config: c.web} {
+			if err := os.Chmod(file, mode); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if s, err := CheckWebConfig(config); err != nil || s.Exposed != c.want {
+			t.Errorf("%s: %q, %v, want %q", c.name, s.Exposed, err, c.want)
+		}
+	}
+}
+
 // A gateway with a web configuration serves over TLS, over HTTP/1.1 and 2, and only those who know the password. A file that turns bad
 // serves nobody, tells so once, and needs no restart when it is mended.
 func TestWebConfig(t *testing.T) {

@@ -40,9 +40,9 @@ func (d *process) serveMetrics(ctx context.Context) error {
 }
 
 // checkWebConfig checks the file of metrics.web_config for package config.
-func checkWebConfig(path string) (encrypted, authenticated bool, err error) {
+func checkWebConfig(path string) (config.WebSecurity, error) {
 	s, err := metrics.CheckWebConfig(path)
-	return s.Encrypted, s.Authenticated, err
+	return config.WebSecurity(s), err
 }
 
 // processMetrics tells what runs here and under which configuration.

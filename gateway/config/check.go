@@ -38,7 +38,7 @@ var foreignProtocols = map[uint8]string{
 // checkMetrics reads the web configuration, if there is one and it can be read here, and warns of metrics that anybody may read.
 func (r *raw) checkMetrics(d *decoder) {
 	m := &r.Metrics
-	encrypted, authenticated := false, false
+	var is WebSecurity
 	if m.WebConfig != "" {
 		at := d.at(&m.WebConfig)
 		if !filepath.IsAbs(m.WebConfig) {
@@ -48,19 +48,22 @@ func (r *raw) checkMetrics(d *decoder) {
 			return
 		}
 		var err error
-		if encrypted, authenticated, err = d.opts.WebConfig(m.WebConfig); err != nil {
+		if is, err = d.opts.WebConfig(m.WebConfig); err != nil {
 			d.hintf(at, "the format is in docs/metrics.md", "%s: %v", m.WebConfig, err)
 			return
+		}
+		if is.Exposed != "" {
+			d.warnf(at, "every user of this machine may read the private key of TLS: chmod 600 %s, and make another if it matters who had it", is.Exposed)
 		}
 		if m.Listen == "" {
 			d.warnf(at, "metrics are off, so that web_config means nothing")
 			return
 		}
-		if authenticated && !encrypted {
+		if is.Authenticated && !is.Encrypted {
 			d.warnf(at, "passwords for metrics cross the network in clear: give %s a tls_server_config", m.WebConfig)
 		}
 	}
-	if m.Listen != "" && !authenticated && !loopback(m.Listen) {
+	if m.Listen != "" && !is.Authenticated && !loopback(m.Listen) {
 		d.warnf(d.at(&m.Listen), "everybody who reaches %s may read the metrics, which name all peers: listen on loopback, or set metrics.web_config to a file with basic_auth_users", m.Listen)
 	}
 }

@@ -17,9 +17,17 @@ type Options struct {
 	// hold keys and passwords are not read. The Config is complete but for them, and for what follows from the own
 	// key; it must not be applied.
 	WithoutSecrets bool
-	// WebConfig checks the file of metrics.web_config: whether it asks for TLS and for authentication, and what is wrong with it, without
-	// quoting a secret. Nil leaves it unchecked.
-	WebConfig func(path string) (encrypted, authenticated bool, err error)
+	// WebConfig checks the file of metrics.web_config: what it asks for, and what is wrong with it, without quoting a secret. Nil leaves it
+	// unchecked.
+	WebConfig func(path string) (WebSecurity, error)
+}
+
+// WebSecurity is what the file of metrics.web_config asks for.
+type WebSecurity struct {
+	Encrypted     bool // by TLS
+	Authenticated bool
+	// Exposed is the file with the private key of TLS if every user of the machine may read it.
+	Exposed string
 }
 
 var (

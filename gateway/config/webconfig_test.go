@@ -14,6 +14,7 @@ func TestWebConfig(t *testing.T) {
 	for name, test := range map[string]struct {
 		metrics, more            string
 		encrypted, authenticated bool
+		exposed                  string
 		err                      error
 		path                     string // that was looked at
 		want                     string // part of the error or the warning; empty is neither
@@ -29,15 +30,16 @@ func TestWebConfig(t *testing.T) {
 		"passwords in clear":    {metrics: `{ web_config: web.yaml }`, authenticated: true, path: filepath.Join(dir, "web.yaml"), want: "sitewire.yaml:2:24: warning: passwords for metrics cross the network in clear"},
 		"off":                   {metrics: `{ listen: off, web_config: web.yaml }`, path: filepath.Join(dir, "web.yaml"), want: "metrics are off"},
 		"bad":                   {metrics: `{ web_config: web.yaml }`, err: errors.New("no key_file"), path: filepath.Join(dir, "web.yaml"), want: "sitewire.yaml:2:24: " + filepath.Join(dir, "web.yaml") + ": no key_file"},
+		"key for everybody":     {metrics: `{ web_config: web.yaml }`, encrypted: true, exposed: "/x/tls.key", path: filepath.Join(dir, "web.yaml"), want: "sitewire.yaml:2:24: warning: every user of this machine may read the private key of TLS: chmod 600 /x/tls.key"},
 		"no value":              {metrics: `{ web_config: "" }`, want: "want a path"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			write(t, main, "site: fra\nmetrics: "+test.metrics+"\n", 0o600)
 			write(t, more, test.more, 0o600)
 			var looked string
-			c, err := Load(main, Options{WebConfig: func(path string) (bool, bool, error) {
+			c, err := Load(main, Options{WebConfig: func(path string) (WebSecurity, error) {
 				looked = path
-				return test.encrypted, test.authenticated, test.err
+				return WebSecurity{test.encrypted, test.authenticated, test.exposed}, test.err
 			}})
 			var got string
 			if err != nil {
@@ -61,7 +63,7 @@ func TestWebConfig(t *testing.T) {
 	// Without the secrets the file is not to be had either.
 	write(t, main, "site: fra\nmetrics: { web_config: web.yaml }\n", 0o600)
 	write(t, more, "", 0o600)
-	_, err := Load(main, Options{WithoutSecrets: true, WebConfig: func(string) (bool, bool, error) { return false, false, errors.New("read") }})
+	_, err := Load(main, Options{WithoutSecrets: true, WebConfig: func(string) (WebSecurity, error) { return WebSecurity{}, errors.New("read") }})
 	if err != nil {
 		t.Error(err)
 	}
