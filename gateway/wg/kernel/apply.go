@@ -89,20 +89,22 @@ func (d *Device) setPeers(ctx context.Context, peers []wg.PeerConfig) error {
 		return nil
 	}
 	const doing = "set peers"
-	defer d.stats.forget()
-	d.msg.reset(d.index)
-	for _, p := range peers {
-		var scope uint32
+	scopes := make([]uint32, len(peers))
+	for i, p := range peers {
 		if zone := p.Endpoint.Addr().Zone(); zone != "" {
 			var err error
-			if scope, err = d.links.scope(zone); err != nil {
+			if scopes[i], err = d.links.scope(zone); err != nil {
 				return d.failed("peer "+p.PublicKey.String(), err)
 			}
 		}
+	}
+	defer d.stats.forget()
+	d.msg.reset(d.index)
+	for i, p := range peers {
 		if err := d.room(ctx, peerSize, doing); err != nil {
 			return err
 		}
-		d.msg.setPeer(p, scope)
+		d.msg.setPeer(p, scopes[i])
 		if p.PublicKey != d.public { // which the kernel skips silently
 			d.peers[p.PublicKey] = true
 		}

@@ -36,16 +36,14 @@ const (
 // conn is the family "wireguard" in the network namespace of the thread that opened it. It has two sockets, so that a change need not wait
 // for a dump.
 type conn struct {
-	family  uint16
-	writing map[int]*nl.SocketHandle
-	reading *nl.NetlinkSocket
-	buf     []byte
+	family           uint16
+	writing, reading *socket
 }
 
 // dial finds the family, for which the kernel loads the module if it has it.
 func dial() (*conn, error) { return dialFamily(familyName) }
 
-func dialFamily(name string) (_ *conn, err error) {
+func dialFamily(name string) (*conn, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_GENERIC)
 	if err != nil {
 		return nil, fmt.Errorf("open a generic netlink socket: %w", err)
@@ -55,62 +53,65 @@ func dialFamily(name string) (_ *conn, err error) {
 	if err != nil {
 		return nil, unavailable(err)
 	}
-	c := &conn{family: family.ID, buf: make([]byte, recvSize)}
-	if c.reading, err = open(); err != nil {
+	c := &conn{family: family.ID}
+	// The answer to a change is short: an errno and a sentence.
+	if c.writing, err = newSocket(family.ID, 4<<10); err != nil {
 		return nil, err
 	}
-	writing, err := open()
-	if err != nil {
-		c.reading.Close()
+	if c.reading, err = newSocket(family.ID, recvSize); err != nil {
+		c.writing.Close()
 		return nil, err
 	}
-	c.writing = map[int]*nl.SocketHandle{unix.NETLINK_GENERIC: {Socket: writing}}
 	return c, nil
 }
 
-func open() (*nl.NetlinkSocket, error) {
+func (c *conn) close() {
+	c.reading.Close()
+	c.writing.Close()
+}
+
+func (c *conn) set(msg []byte) error { return c.writing.exchange(unix.NLM_F_ACK, msg, nil) }
+
+func (c *conn) dump(request []byte, each func([]byte) error) error {
+	return c.reading.exchange(unix.NLM_F_DUMP, request, each)
+}
+
+// socket is a generic netlink socket for requests to one family. It reads into one buffer, where the library's own way of receiving
+// allocates 64 KiB for each datagram.
+type socket struct {
+	*nl.NetlinkSocket
+	family uint16
+	buf    []byte
+}
+
+func newSocket(family uint16, room int) (*socket, error) {
 	s, err := nl.GetNetlinkSocketAt(netns.None(), netns.None(), unix.NETLINK_GENERIC)
 	if err != nil {
 		return nil, fmt.Errorf("open a generic netlink socket: %w", err)
 	}
 	timeout := unix.NsecToTimeval(answerTimeout.Nanoseconds())
 	err = errors.Join(
-		s.SetSendTimeout(&timeout), s.SetReceiveTimeout(&timeout),
-		s.SetExtAck(true), // errors say which attribute
-		// And do not carry the whole request back: with 56 KB of it they would hardly fit.
+		s.SetSendTimeout(&timeout),
+		s.SetExtAck(true), // errors come with a sentence
+		// And do not carry the request back, which may hold keys and has up to 56 KB.
 		unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1))
 	if err != nil {
 		s.Close()
 		return nil, fmt.Errorf("set up a generic netlink socket: %w", err)
 	}
-	return s, nil
+	return &socket{s, family, make([]byte, room)}, nil
 }
 
-func (c *conn) close() {
-	c.reading.Close()
-	for _, h := range c.writing {
-		h.Close()
-	}
-}
-
-func (c *conn) set(msg []byte) error {
-	req := nl.NewNetlinkRequest(int(c.family), unix.NLM_F_ACK)
-	req.Sockets = c.writing
-	req.AddRawData(msg)
-	_, err := req.Execute(unix.NETLINK_GENERIC, 0)
-	return err
-}
-
-// dump reads into one buffer, where the library would allocate 64 KiB for each datagram.
-func (c *conn) dump(request []byte, each func([]byte) error) error {
-	req := nl.NewNetlinkRequest(int(c.family), unix.NLM_F_DUMP)
+// exchange sends one request and reads its answer to the end, which is the acknowledgement or the end of the dump, whatever each returns.
+func (s *socket) exchange(flags int, request []byte, each func([]byte) error) error {
+	req := nl.NewNetlinkRequest(int(s.family), flags)
 	req.AddRawData(request)
-	if err := c.reading.Send(req); err != nil {
+	if err := s.Send(req); err != nil {
 		return err
 	}
 	var fail error
 	for deadline := time.Now().Add(answerTimeout); ; {
-		b, err := c.receive(deadline)
+		b, err := s.receive(deadline)
 		if err == unix.ENOBUFS {
 			fail = errInterrupted // some of it is lost, the rest comes
 			continue
@@ -127,7 +128,7 @@ func (c *conn) dump(request []byte, each func([]byte) error) error {
 			seq, body := binary.NativeEndian.Uint32(b[8:]), b[headerLen:n]
 			b = b[min(align(n), len(b)):]
 			if seq != req.Seq {
-				continue // of a dump that was given up
+				continue // of a request that was given up
 			}
 			if flags&unix.NLM_F_DUMP_INTR != 0 && fail == nil {
 				fail = errInterrupted
@@ -135,11 +136,11 @@ func (c *conn) dump(request []byte, each func([]byte) error) error {
 			switch typ {
 			case unix.NLMSG_DONE, unix.NLMSG_ERROR:
 				// An error that ends a dump comes in the DONE message.
-				if errno := errnoOf(body); errno != 0 && (fail == nil || fail == errInterrupted) {
-					fail = errno
+				if err := answer(typ, flags, body); err != nil && (fail == nil || fail == errInterrupted) {
+					fail = err
 				}
 				return fail
-			case c.family:
+			case s.family:
 				// What was interrupted is handed on too: it is the caller's to judge.
 				if fail == nil || fail == errInterrupted {
 					if err := each(body); err != nil {
@@ -152,9 +153,9 @@ func (c *conn) dump(request []byte, each func([]byte) error) error {
 }
 
 // receive returns the next datagram from the kernel, valid until the next call.
-func (c *conn) receive(deadline time.Time) ([]byte, error) {
+func (s *socket) receive(deadline time.Time) ([]byte, error) {
 	for {
-		n, from, err := unix.Recvfrom(c.reading.GetFd(), c.buf, unix.MSG_TRUNC)
+		n, from, err := unix.Recvfrom(s.GetFd(), s.buf, unix.MSG_TRUNC)
 		switch addr, ok := from.(*unix.SockaddrNetlink); {
 		case err == unix.EINTR:
 		case err == unix.EAGAIN:
@@ -162,24 +163,40 @@ func (c *conn) receive(deadline time.Time) ([]byte, error) {
 			if wait <= 0 {
 				return nil, err
 			}
-			fds := []unix.PollFd{{Fd: int32(c.reading.GetFd()), Events: unix.POLLIN}}
+			fds := []unix.PollFd{{Fd: int32(s.GetFd()), Events: unix.POLLIN}}
 			if _, err := unix.Poll(fds, int(wait.Milliseconds())+1); err != nil && err != unix.EINTR {
 				return nil, err
 			}
 		case err != nil:
 			return nil, err
 		case !ok || addr.Pid != nl.PidKernel:
-		case n > len(c.buf):
+		case n > len(s.buf):
 			return nil, unix.ENOBUFS // cut short: as good as lost
 		default:
-			return c.buf[:n], nil
+			return s.buf[:n], nil
 		}
 	}
 }
 
-func errnoOf(body []byte) unix.Errno {
+// answer is the error in an NLMSG_ERROR (struct nlmsgerr) or NLMSG_DONE, with the kernel's sentence if there is one; nil is success.
+func answer(typ, flags uint16, body []byte) error {
 	if len(body) < 4 {
-		return 0
+		return nil
 	}
-	return unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	errno := unix.Errno(-int32(binary.NativeEndian.Uint32(body)))
+	if errno == 0 {
+		return nil
+	}
+	rest := body[4:]
+	if typ == unix.NLMSG_ERROR {
+		rest = rest[min(headerLen, len(rest)):] // of the request
+	}
+	if flags&unix.NLM_F_ACK_TLVS != 0 {
+		for a := (attrs{rest: rest}); a.next(); {
+			if a.typ == unix.NLMSGERR_ATTR_MSG {
+				return fmt.Errorf("%w: %s", errno, unix.ByteSliceToString(a.val))
+			}
+		}
+	}
+	return errno
 }

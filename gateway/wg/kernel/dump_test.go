@@ -2,9 +2,12 @@ package kernel
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -127,8 +130,9 @@ func TestDumpAllocations(t *testing.T) {
 	f.perMessage = 2000
 	d := fakeDevice(t, f, Options{})
 	var list []wg.AllowedIP
+	key := wgtest.Peer("a").PublicKey
 	for i := range 1000 {
-		list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Peer: wgtest.Peer("a").PublicKey})
+		list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Peer: key})
 	}
 	must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("a")}, Allow: list}))
 	var msg []byte
@@ -189,6 +193,41 @@ func TestDumpOverSocket(t *testing.T) {
 		}
 		if err := c.set([]byte{99, 2, 0, 0}); !errors.Is(err, unix.EOPNOTSUPP) {
 			t.Errorf("error %v, want EOPNOTSUPP", err)
+		}
+	}
+}
+
+// What the kernel says of a failure is passed on, in whichever message it comes.
+func TestAnswer(t *testing.T) {
+	if binary.NativeEndian.Uint16([]byte{1, 0}) != 1 {
+		t.Skip("the bytes below are of a little-endian machine")
+	}
+	request := strings.Repeat("00", headerLen)
+	text := "0b000100" + hex.EncodeToString([]byte("bad bit\x00"))[:14] + "00" // NLMSGERR_ATTR_MSG, 7 bytes
+	for name, c := range map[string]struct {
+		typ, flags uint16
+		body, want string
+	}{
+		"acknowledged":           {unix.NLMSG_ERROR, 0, "00000000" + request, ""},
+		"end of a dump":          {unix.NLMSG_DONE, 0, "00000000", ""},
+		"end without a body":     {unix.NLMSG_DONE, 0, "", ""},
+		"error":                  {unix.NLMSG_ERROR, 0, "eaffffff" + request, "invalid argument"},
+		"error with a sentence":  {unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, "eaffffff" + request + text, "invalid argument: bad bit"},
+		"error ends a dump":      {unix.NLMSG_DONE, unix.NLM_F_ACK_TLVS, "edffffff" + text, "no such device: bad bit"},
+		"error that is cut":      {unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, "eaffffff" + request[:8], "invalid argument"},
+		"sentence that is cut":   {unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, "eaffffff" + request + text[:12], "invalid argument"},
+		"another attribute":      {unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, "eaffffff" + request + "0800020000000000", "invalid argument"},
+		"sentence after another": {unix.NLMSG_ERROR, unix.NLM_F_ACK_TLVS, "eaffffff" + request + "0800020000000000" + text, "invalid argument: bad bit"},
+	} {
+		got := ""
+		if err := answer(c.typ, c.flags, unhex(t, c.body)); err != nil {
+			got = err.Error()
+			if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENODEV) {
+				t.Errorf("%s: %v has no errno", name, err)
+			}
+		}
+		if got != c.want {
+			t.Errorf("%s: %q, want %q", name, got, c.want)
 		}
 	}
 }

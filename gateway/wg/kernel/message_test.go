@@ -124,8 +124,9 @@ func TestMessagesAreFullAndBounded(t *testing.T) {
 			{netip.MustParseAddr("fd00::"), 128, 1400, 5},
 		} {
 			var list []wg.AllowedIP
+			key := wgtest.Peer("a").PublicKey
 			for a := c.base; len(list) < 5000; a = a.Next() {
-				list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(a, c.bits), Peer: wgtest.Peer("a").PublicKey})
+				list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(a, c.bits), Peer: key})
 			}
 			for _, delta := range []wg.Delta{{Allow: list}, {Disallow: list}} {
 				f.entries, f.longest = nil, 0

@@ -3,9 +3,12 @@ package kernel
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -326,5 +329,138 @@ func TestKernelProbe(t *testing.T) {
 	links, err := ns.Netlink().LinkList()
 	if err != nil || len(links) != 1 {
 		t.Errorf("links %v, %v, want the loopback alone", links, err)
+	}
+}
+
+// Without CAP_NET_ADMIN the probe says so, and so does Open.
+func TestKernelWithoutRight(t *testing.T) {
+	nstest.Need(t, wireguard)
+	ns := nstest.NS(t, "norights")
+	var probe, open error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // and never unlock: the thread has lost something
+		err := ns.Do(func() error {
+			hdr := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+			var data [2]unix.CapUserData
+			if err := unix.Capget(&hdr, &data[0]); err != nil {
+				return err
+			}
+			data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+			if err := unix.Capset(&hdr, &data[0]); err != nil {
+				return err
+			}
+			probe = Probe(t.Context())
+			_, open = Open(t.Context(), config("wg0", "self"), Options{})
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	}()
+	<-done
+	for name, err := range map[string]error{"probe": probe, "open": open} {
+		if u, ok := errors.AsType[*Unavailable](err); !ok || !errors.Is(err, unix.EPERM) || !strings.Contains(u.Fix, "CAP_NET_ADMIN") {
+			t.Errorf("%s: %v, want an *Unavailable about CAP_NET_ADMIN", name, err)
+		}
+	}
+}
+
+// The kernel's answer about single entries agrees with its version, and either way a removal leaves the rest alone.
+func TestKernelRemovesEntries(t *testing.T) {
+	nstest.Need(t, wireguard)
+	ns := nstest.NS(t, "removal")
+	d := openIn(t, ns, config("wg0", "self"), Options{})
+	must(t, d.Apply(t.Context(), wg.Delta{
+		SetPeers: []wg.PeerConfig{wgtest.Peer("a"), wgtest.Peer("b")},
+		Allow:    slices.Concat(wgtest.Allowed("a", "10.1.0.0/16", "10.2.0.0/16"), wgtest.Allowed("b", "10.3.0.0/16")),
+		Disallow: slices.Concat(wgtest.Allowed("a", "10.1.0.0/16", "10.3.0.0/16"), wgtest.Allowed("b", "10.2.0.0/16")),
+	}))
+	s, err := d.readAll(t.Context(), true)
+	must(t, err)
+	if len(s.peers) != 2 || len(s.parked) != 0 || !slices.Equal(sorted(s.allowed), sorted(slices.Concat(wgtest.Allowed("a", "10.2.0.0/16"), wgtest.Allowed("b", "10.3.0.0/16")))) {
+		t.Errorf("%d peers, %d left over, allowed-IPs %v", len(s.peers), len(s.parked), s.allowed)
+	}
+	var u unix.Utsname
+	must(t, unix.Uname(&u))
+	var major, minor int
+	if _, err := fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &major, &minor); err != nil {
+		t.Fatal(err)
+	}
+	if want := major > 6 || major == 6 && minor >= 16; d.known.removes != want {
+		t.Errorf("Linux %d.%d removes single entries: %t", major, minor, d.known.removes)
+	}
+	t.Logf("Linux %d.%d removes single entries: %t", major, minor, d.known.removes)
+}
+
+// countingTalk counts the dumps that were interrupted.
+type countingTalk struct {
+	conversation
+	interrupted int
+}
+
+func (c *countingTalk) dump(request []byte, each func([]byte) error) error {
+	err := c.conversation.dump(request, each)
+	if err == errInterrupted {
+		c.interrupted++
+	}
+	return err
+}
+
+// Another program moves prefixes from peer to peer all the time; no listing ever lacks one, or has one twice.
+func TestKernelDumpUnderChanges(t *testing.T) {
+	nstest.Need(t, wireguard)
+	ns := nstest.NS(t, "churn")
+	d := openIn(t, ns, config("wg0", "self"), Options{})
+	other := openIn(t, ns, config("wg0", "self"), Options{})
+	a, b := wgtest.Peer("a"), wgtest.Peer("b")
+	var list []wg.AllowedIP
+	for i := range 3000 {
+		list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Peer: a.PublicKey})
+	}
+	must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{a, b}, Allow: list}))
+	talk := &countingTalk{conversation: d.talk}
+	d.talk = talk
+	ctx, cancel := context.WithCancel(t.Context())
+	moved := make(chan int)
+	go func() {
+		n := 0
+		for ; ctx.Err() == nil; n++ {
+			entry := list[n%len(list)]
+			entry.Peer = []wg.PublicKey{b.PublicKey, a.PublicKey}[n/len(list)%2]
+			if err := other.Apply(t.Context(), wg.Delta{Allow: []wg.AllowedIP{entry}}); err != nil {
+				t.Error(err)
+				break
+			}
+			time.Sleep(5 * time.Millisecond)
+		}
+		moved <- n
+	}()
+	whole, given := 0, 0
+	for range 30 {
+		got, err := d.AllowedIPs(t.Context())
+		if errors.Is(err, errInterrupted) {
+			given++ // up: no answer is not a wrong one
+			continue
+		}
+		must(t, err)
+		whole++
+		prefixes := map[netip.Prefix]bool{}
+		for _, e := range got {
+			prefixes[e.Prefix] = true
+		}
+		if len(got) != len(list) || len(prefixes) != len(list) {
+			t.Errorf("%d entries for %d prefixes, want %d", len(got), len(prefixes), len(list))
+		}
+		if stats, err := d.Stats(t.Context()); err != nil || len(stats) != 2 {
+			t.Errorf("statistics %v, %v", stats, err)
+		}
+	}
+	cancel()
+	n := <-moved
+	t.Logf("%d whole listings, %d given up, %d readings interrupted by %d moves", whole, given, talk.interrupted, n)
+	if whole == 0 || talk.interrupted == 0 {
+		t.Errorf("%d whole listings, %d interrupted readings: this test says nothing", whole, talk.interrupted)
 	}
 }

@@ -261,8 +261,9 @@ func TestContextBetweenMessages(t *testing.T) {
 	kernels(t, func(t *testing.T, f *fakeKernel) {
 		d := fakeDevice(t, f, Options{})
 		var list []wg.AllowedIP
+		key := wgtest.Peer("a").PublicKey
 		for i := range 10_000 {
-			list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Peer: wgtest.Peer("a").PublicKey})
+			list = append(list, wg.AllowedIP{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24), Peer: key})
 		}
 		must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("a")}, Allow: list}))
 		must(t, d.Apply(t.Context(), wg.Delta{Disallow: list[:1]})) // asks what the kernel can do

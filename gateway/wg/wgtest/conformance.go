@@ -293,14 +293,14 @@ func testLarge(t *testing.T, d device) {
 // testInterleaved has the owner change with every entry, as when many prefixes of a shared device move at once, and takes them from
 // peers that have just lost them.
 func testInterleaved(t *testing.T, d device) {
-	names := []string{"a", "b", "c"}
-	d.must(t, wg.Delta{SetPeers: []wg.PeerConfig{Peer("a"), Peer("b"), Peer("c")}})
+	peers := []wg.PeerConfig{Peer("a"), Peer("b"), Peer("c")}
+	d.must(t, wg.Delta{SetPeers: peers})
 	const n = 5000
 	var before, after []wg.AllowedIP
 	for i := range n {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 8), byte(i), 0}), 24)
-		before = append(before, wg.AllowedIP{Prefix: p, Peer: Peer(names[i%3]).PublicKey})
-		after = append(after, wg.AllowedIP{Prefix: p, Peer: Peer(names[(i+1)%3]).PublicKey})
+		before = append(before, wg.AllowedIP{Prefix: p, Peer: peers[i%3].PublicKey})
+		after = append(after, wg.AllowedIP{Prefix: p, Peer: peers[(i+1)%3].PublicKey})
 	}
 	d.must(t, wg.Delta{Allow: before})
 	d.want(t, before)
