@@ -50,6 +50,7 @@ type loop struct {
 	polled    inquiry   // into counters
 	answered  time.Time // when GoBGP last answered it
 	advised   inquiry   // into what is advertised
+	countAt   time.Time // not before it, into what is advertised on a fresh session
 	events    uint64    // view.events when last looked at
 	bfdFor    uint64    // view.upOrDown that BFD sessions are in step with
 	bfdOn     bool      // there is a BFD session
@@ -148,6 +149,7 @@ func (l *loop) follow() {
 	l.watchPaths()
 	l.softResets()
 	l.poll(now)
+	l.count(now)
 	l.monitor(now)
 	l.publish()
 }

@@ -91,6 +91,61 @@ func (l *loop) poll(now time.Time) {
 	}
 }
 
+// firstCounts are how long after a session came up its neighbour alone is asked about: at once, and when what came up with it has had
+// time to be learned. After that it is the turn of all at adviseEvery.
+var firstCounts = []time.Duration{0, 2 * time.Second}
+
+// count asks how much is advertised on a session that came up a moment ago: without it, the session would show none until the next round.
+func (l *loop) count(now time.Time) {
+	if now.Before(l.countAt) {
+		return
+	}
+	n, life := l.view.toCount(now)
+	if n == nil {
+		return
+	}
+	var answer polled
+	begin := time.Now()
+	err := l.timed(func() error {
+		return l.gobgp.ListPeer(context.Background(), &api.ListPeerRequest{Address: n.cfg.Address.String(), EnableAdvertised: true}, func(p *api.Peer) {
+			answer = readPoll(p)
+		})
+	})
+	l.countAt = begin.Add(min(pollShare*time.Since(begin), maxPace))
+	if err != nil {
+		l.log.Error("count what is advertised", "neighbour", n.cfg.Name, "err", err)
+		return
+	}
+	l.view.takeCount(n, answer.advertised, life)
+}
+
+// toCount chooses a neighbour whose session is fresh, the latest one first, and tells which establishment it is.
+func (v *view) toCount(now time.Time) (*neighbour, uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	var next *neighbour
+	for _, n := range v.order {
+		due := n.state == Established && n.counts < len(firstCounts) && (n.counts == 0 || now.Sub(n.since) >= firstCounts[n.counts])
+		if due && (next == nil || n.counts < next.counts || n.counts == next.counts && n.since.After(next.since)) {
+			next = n
+		}
+	}
+	if next == nil {
+		return nil, 0
+	}
+	next.counts++
+	return next, next.establishments
+}
+
+// takeCount takes the answer, unless the session is another one by now.
+func (v *view) takeCount(n *neighbour, advertised [2]int, life uint64) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if n.establishments == life && n.polled.advertised != advertised {
+		n.polled.advertised, v.counted = advertised, true
+	}
+}
+
 // refusedOpen finds the cause of a session that does not come up. GoBGP tells nobody of NOTIFICATIONs on connections that
 // it began, and counts them. One that was counted since the poll before may as well have ended a session that was up then.
 func (n *neighbour) refusedOpen(p polled, before time.Time) {

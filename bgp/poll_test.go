@@ -1,6 +1,8 @@
 package bgp
 
 import (
+	"fmt"
+	"net/netip"
 	"slices"
 	"testing"
 	"time"
@@ -29,6 +31,31 @@ func TestInquiry(t *testing.T) {
 	if !slices.Equal(got, want) {
 		t.Errorf("asked at %v, want %v", got, want)
 	}
+}
+
+// What is advertised on a session is counted as soon as it is up, and again when what was learned meanwhile is in. The round of all
+// neighbours, which is long, is not waited for.
+func TestFirstCount(t *testing.T) {
+	const soon = adviseEvery / 2
+	l := startLab(t, Config{
+		ASN: ownASN, RouterID: routerID, Neighbours: []Neighbour{passive("a", 2, 65001, accepting()), passive("b", 3, 65002, accepting())},
+		Announce: []Announcement{{Prefix: netip.MustParsePrefix("10.1.0.0/16")}, {Prefix: netip.MustParsePrefix("10.2.0.0/16")}},
+	})
+	counted := func(want int) {
+		t.Helper()
+		s := l.session("a", fmt.Sprintf("with %d advertised", want), func(s Session) bool { return s.State == Established && s.IPv4.Advertised == want })
+		if took := time.Since(s.Since); took > soon {
+			t.Errorf("%d prefixes were counted %v after the session came up", want, took)
+		}
+	}
+	a := l.peer(2, 65001)
+	counted(2)
+	announce(t, l.peer(3, 65002), from4(3, 65002), "10.3.0.0/16")
+	counted(3)
+	a.Close()
+	l.session("a", "down", func(s Session) bool { return s.State != Established && s.IPv4.Advertised == 0 })
+	l.peer(2, 65001)
+	counted(3)
 }
 
 // A snapshot is dated anew when GoBGP answered, changed or not, and not by the loop's turning alone.

@@ -32,6 +32,8 @@ type session struct {
 	capable, enh bool
 	sent, got    map[string]uint64
 	polled       polled
+	// counts is how often what is advertised was counted early in this establishment; see firstCounts.
+	counts int
 	// ignore what GoBGP says until it begins anew: we took the session away, and events of its last moments may follow
 	// the one of its end.
 	ignore bool
@@ -94,6 +96,7 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 	case next == Established:
 		n.generation++
 		n.establishments++
+		n.counts, n.polled.advertised = 0, [2]int{} // those were the last session's
 		n.establishedAt, n.routerID = at, s.RouterID
 		n.capabilities(s.RemoteCap)
 		v.recompile = true
