@@ -150,10 +150,6 @@ func (s *site) divideAllowed() {
 			}
 			return local
 		})
-		if slices.ContainsFunc(t.allowed, func(p netip.Prefix) bool { return p.Bits() == 0 }) && t.file.Table == tableAuto {
-			t.note(t.peer.At, "if the tunnel is to carry everything, remove the other default route, or give it a metric above 512 (routes.metric)",
-				"a default route: wg-quick puts it before all others by a rule; sitewire installs it with metric 512, so that a default route with a lower metric stays in use")
-		}
 	}
 	for i, t := range s.tunnels {
 		if t.any {
@@ -164,6 +160,10 @@ func (s *site) divideAllowed() {
 		}
 	}
 	for _, t := range s.tunnels {
+		if t.asn == 0 && t.file.Table == tableAuto && slices.ContainsFunc(t.allowed, func(p netip.Prefix) bool { return p.Bits() == 0 }) {
+			t.note(t.peer.At, "if the tunnel is to carry everything, remove the other default route, or give it a metric above 512 (routes.metric)",
+				"a default route: wg-quick puts it before all others by a rule; sitewire installs it with metric 512, so that a default route with a lower metric stays in use")
+		}
 		if t.asn == 0 && len(t.allowed) == 0 {
 			t.left = true
 			t.note(t.peer.At, "give it allowed_ips: […], or an asn", "peer %s: not carried: it has no allowed-IPs, and nothing could reach it", t.name)
