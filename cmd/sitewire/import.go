@@ -104,7 +104,7 @@ func (a *app) importWgQuick(o importOptions, args []string) error {
 	}
 	result, err := wgquick.Convert(files, options)
 	if err != nil {
-		return withCode(exitInvalid, err)
+		return withCode(exitInvalid, fmt.Errorf("nothing was imported:\n%w", err))
 	}
 	invalid, err := checkText(result.YAML)
 	if err != nil {
@@ -148,7 +148,7 @@ func (a *app) readWgQuick(args []string, device string) (files []*wgquick.File, 
 		files = append(files, f)
 	}
 	if len(mistakes) > 0 {
-		return nil, withCode(exitInvalid, mistakes)
+		return nil, withCode(exitInvalid, fmt.Errorf("nothing was imported:\n%w", mistakes))
 	}
 	return files, nil
 }
