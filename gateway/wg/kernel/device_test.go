@@ -1,14 +1,23 @@
 package kernel
 
 import (
+	"fmt"
+	"os"
 	"testing"
 
 	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/wgtest"
+	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
 
-func TestMain(m *testing.M) { nstest.Main(m) }
+func TestMain(m *testing.M) {
+	if err := netns.Enter(); err == nil && os.Getenv(victimEnv) != "" {
+		fmt.Fprintln(os.Stderr, victim())
+		os.Exit(1)
+	}
+	nstest.Main(m)
+}
 
 func must(t testing.TB, err error) {
 	t.Helper()

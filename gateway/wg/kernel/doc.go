@@ -21,5 +21,6 @@
 // Parking takes an entry from whoever owns it, so ownership is looked up first, in a ledger of our own: read from a dump, kept up by what we
 // write, and read again before a removal as soon as that costs no more than the share of time that Options.Share gives to reading. For a
 // device with a few thousand entries that means before nearly every removal. What another program moves between that dump and the removal
-// can be taken from its new owner; nothing in these kernels prevents that.
+// can be taken from its new owner; nothing in these kernels prevents that. While the message is carried out, packets for a parked prefix are
+// dropped, also where a shorter prefix of another peer would cover it.
 package kernel

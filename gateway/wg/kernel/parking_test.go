@@ -106,8 +106,8 @@ func TestCapabilityAfterFailure(t *testing.T) {
 	}
 }
 
-// peersOf are the keys in a SET_DEVICE, in their order.
-func peersOf(t testing.TB, msg []byte) (keys []wg.PublicKey) {
+// eachPeer takes the peers of a SET_DEVICE apart.
+func eachPeer(t testing.TB, msg []byte, f func(attrs []field)) {
 	t.Helper()
 	a, err := parse(msg[4:], map[int]int{1: 4, 3: 0, 5: 4, 6: 2, 7: 4, 8: -1})
 	must(t, err)
@@ -116,21 +116,21 @@ func peersOf(t testing.TB, msg []byte) (keys []wg.PublicKey) {
 	for _, p := range list {
 		attrs, err := fields(p.val)
 		must(t, err)
-		keys = append(keys, wg.PublicKey(attrs[0].val))
+		f(attrs)
 	}
+}
+
+// peersOf are the keys in a SET_DEVICE, in their order.
+func peersOf(t testing.TB, msg []byte) (keys []wg.PublicKey) {
+	t.Helper()
+	eachPeer(t, msg, func(attrs []field) { keys = append(keys, wg.PublicKey(attrs[0].val)) })
 	return keys
 }
 
 // countAllowed counts the entries of a SET_DEVICE that are about a prefix.
 func countAllowed(t testing.TB, msg []byte, want netip.Prefix) (n int) {
 	t.Helper()
-	a, err := parse(msg[4:], map[int]int{1: 4, 3: 0, 5: 4, 6: 2, 7: 4, 8: -1})
-	must(t, err)
-	list, err := fields(a[8])
-	must(t, err)
-	for _, p := range list {
-		attrs, err := fields(p.val)
-		must(t, err)
+	eachPeer(t, msg, func(attrs []field) {
 		for _, a := range attrs {
 			if a.typ != peerAllowedIPs {
 				continue
@@ -143,7 +143,7 @@ func countAllowed(t testing.TB, msg []byte, want netip.Prefix) (n int) {
 				}
 			}
 		}
-	}
+	})
 	return n
 }
 
