@@ -165,8 +165,10 @@ func (d *Device) entries(ctx context.Context, list []wg.AllowedIP, flags uint32,
 	}
 	d.msg.reset(d.index)
 	for _, a := range list {
-		if err := d.room(ctx, peerHead+allowedSize, doing+" "+a.Prefix.String()+" and those before it"); err != nil {
-			return err
+		if !d.msg.fits(peerHead + allowedSize) { // the text below costs more than the entry
+			if err := d.room(ctx, peerHead+allowedSize, doing+" "+a.Prefix.String()+" and those before it"); err != nil {
+				return err
+			}
 		}
 		if d.msg.peer == 0 || d.msg.key != a.Peer {
 			d.msg.beginPeer(a.Peer, peerUpdateOnly)
