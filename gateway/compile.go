@@ -153,6 +153,9 @@ func speakerConfig(c *config.Config, tunnels []wg.Tunnel) bgp.Config {
 		RestartTime:     c.BGP.RestartTime,
 		Monitored:       c.Metrics.Monitored,
 	}
+	if c.ASN == 0 { // there is nobody to speak to, and nobody to hear these: a private ASN (RFC 6996), and an address of none (RFC 5737)
+		out.ASN, out.RouterID, out.ListenPort = 64512, netip.AddrFrom4([4]byte{192, 0, 2, 1}), -1
+	}
 	for _, a := range c.Announce {
 		out.Announce = append(out.Announce, bgp.Announcement{Prefix: a.Prefix, Communities: a.Communities})
 		out.Own = append(out.Own, a.Prefix)

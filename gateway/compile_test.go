@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -225,5 +226,27 @@ func TestRulesAndFirewall(t *testing.T) {
 	c.BGP.Port = -1
 	if f := firewallConfig(c); f.BGPPort != 0 {
 		t.Errorf("port %d is guarded and nobody listens", f.BGPPort)
+	}
+}
+
+// TestWithoutBGP: a site of which nobody speaks BGP is one that runs, and listens to nobody.
+func TestWithoutBGP(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"private.key": wgtest.PrivateKey("own").Reveal(),
+		"sitewire.yaml": "site: fra\nwireguard: { private_key: \"${file:private.key}\" }\npeers:\n  store:\n    public_key: " + wgtest.Peer("store").PublicKey.String() +
+			"\n    endpoint: 192.0.2.1:51820\n    allowed_ips: [10.17.0.0/24]\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := config.Load(filepath.Join(dir, "sitewire.yaml"), config.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := speakerConfig(c, nil)
+	if err := bgp.Validate(got); err != nil || got.ListenPort != -1 || len(got.Neighbours) > 0 {
+		t.Errorf("%v: listens on %d with %d neighbours", err, got.ListenPort, len(got.Neighbours))
 	}
 }
