@@ -136,7 +136,7 @@ func exportRoutes(w *writer, c *config.Config, peers []*config.Peer) {
 		if p.ASN == 0 {
 			to = append(to, p.Prefixes...)
 		}
-		slices.SortFunc(to, comparePrefix)
+		slices.SortFunc(to, netip.Prefix.Compare)
 		for _, prefix := range slices.Compact(to) {
 			w.line(0, "PostUp = ip route add %v dev %%i%s", prefix, table)
 		}
@@ -190,7 +190,7 @@ func exportPeer(w *writer, c *config.Config, o ExportOptions, p *config.Peer) {
 	for _, r := range p.Tunnel.Remotes() {
 		allowed = append(allowed, netip.PrefixFrom(r, r.BitLen()))
 	}
-	slices.SortFunc(allowed, comparePrefix)
+	slices.SortFunc(allowed, netip.Prefix.Compare)
 	texts := make([]string, 0, len(allowed))
 	for _, a := range slices.Compact(allowed) {
 		texts = append(texts, a.String())

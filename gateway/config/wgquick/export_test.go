@@ -138,7 +138,7 @@ func does(f *File) string {
 	fmt.Fprintln(&b, f.PrivateKey.Hex(), f.ListenPort, f.MTU, f.Table)
 	for _, p := range f.Peers {
 		allowed := slices.DeleteFunc(slices.Clone(p.AllowedIPs), netip.Prefix.IsSingleIP)
-		slices.SortFunc(allowed, comparePrefix)
+		slices.SortFunc(allowed, netip.Prefix.Compare)
 		fmt.Fprintln(&b, p.PublicKey, p.PresharedKey.Hex(), p.Endpoint, p.Keepalive, allowed)
 	}
 	return b.String()

@@ -1,7 +1,6 @@
 package wgquick
 
 import (
-	"cmp"
 	"fmt"
 	"net/netip"
 	"regexp"
@@ -199,15 +198,10 @@ func (t *tunnel) tunnelBlock(w *writer) {
 	}
 }
 
-// comparePrefix sorts IPv4 before IPv6, then by address, then short before long.
-func comparePrefix(a, b netip.Prefix) int {
-	return cmp.Or(a.Addr().Compare(b.Addr()), cmp.Compare(a.Bits(), b.Bits()))
-}
-
 // list writes prefixes, IPv4 first.
 func list(prefixes []netip.Prefix) string {
 	sorted := slices.Clone(prefixes)
-	slices.SortFunc(sorted, comparePrefix)
+	slices.SortFunc(sorted, netip.Prefix.Compare)
 	texts := make([]string, len(sorted))
 	for i, p := range sorted {
 		texts[i] = scalar(p.String())
