@@ -13,31 +13,33 @@ import (
 // mayImport is the table of who may import whom within the module. Packages that are missing may import nothing of it.
 // "*" is everything.
 var mayImport = map[string][]string{
-	"cmd/sitewire":            {"*"},
-	"cmd/sitewire/e2e":        {"*"},
-	"gateway":                 {"gateway/config", "gateway/host", "gateway/probe", "gateway/wg", "bgp", "bgp/policy", "bgp/rpki", "routes"},
-	"gateway/host":            {"gateway/wg"},
-	"gateway/config":          {"gateway/wg", "bgp/policy"},
-	"gateway/config/wgquick":  {"gateway/config", "gateway/wg"}, // writes the configuration that config reads, and the other way round
-	"gateway/probe":           {"routes"},
-	"gateway/wg/kernel":       {"gateway/wg"},
-	"gateway/wg/user":         {"gateway/wg"},
-	"gateway/wg/wgtest":       {"gateway/wg"},
-	"bgp":                     {"routes", "bgp/bfd", "bgp/policy", "bgp/rpki"},
-	"bgp/rpki":                {"bgp/policy"},
-	"bgp/bgptest":             {},
-	"routes/fib":              {"routes"},
-	"routes/routestest":       {"routes"},
-	"metrics":                 {"gateway/probe", "gateway/wg", "bgp", "bgp/bfd", "bgp/rpki", "routes"},
-	"topologies":              {"gateway/config", "gateway/wg"}, // wg for keys
-	"topologies/check":        {"topologies"},
-	"topologies/clabtest":     {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
-	"topologies/docker":       {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
-	"topologies/guest":        {"topologies/guest/line", "topologies/netns", "topologies/netns/nstest"}, // runs tests, skips as they do
-	"topologies/guest/init":   {"topologies/guest/line"},
-	"topologies/lab":          {"topologies", "topologies/netns", "topologies/netns/peers"},
-	"topologies/netns/nstest": {"topologies/netns"},
-	"topologies/netns/peers":  {"topologies/netns"},
+	"cmd/sitewire":           {"*"},
+	"cmd/sitewire/e2e":       {"*"},
+	"gateway":                {"gateway/config", "gateway/host", "gateway/probe", "gateway/wg", "bgp", "bgp/policy", "bgp/rpki", "routes"},
+	"gateway/host":           {"gateway/wg"},
+	"gateway/config":         {"gateway/wg", "bgp/policy"},
+	"gateway/config/wgquick": {"gateway/config", "gateway/wg"}, // writes the configuration that config reads, and the other way round
+	"gateway/probe":          {"routes"},
+	"gateway/wg/kernel":      {"gateway/wg"},
+	"gateway/wg/user":        {"gateway/wg"},
+	"gateway/wg/wgtest":      {"gateway/wg"},
+	// The suite of drivers that have a link needs namespaces with links.
+	"gateway/wg/wgtest/tunneltest": {"gateway/wg", "gateway/wg/wgtest", "topologies/netns", "topologies/netns/nstest"},
+	"bgp":                          {"routes", "bgp/bfd", "bgp/policy", "bgp/rpki"},
+	"bgp/rpki":                     {"bgp/policy"},
+	"bgp/bgptest":                  {},
+	"routes/fib":                   {"routes"},
+	"routes/routestest":            {"routes"},
+	"metrics":                      {"gateway/probe", "gateway/wg", "bgp", "bgp/bfd", "bgp/rpki", "routes"},
+	"topologies":                   {"gateway/config", "gateway/wg"}, // wg for keys
+	"topologies/check":             {"topologies"},
+	"topologies/clabtest":          {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
+	"topologies/docker":            {"topologies", "topologies/clabfile", "topologies/netns", "topologies/netns/peers"},
+	"topologies/guest":             {"topologies/guest/line", "topologies/netns", "topologies/netns/nstest"}, // runs tests, skips as they do
+	"topologies/guest/init":        {"topologies/guest/line"},
+	"topologies/lab":               {"topologies", "topologies/netns", "topologies/netns/peers"},
+	"topologies/netns/nstest":      {"topologies/netns"},
+	"topologies/netns/peers":       {"topologies/netns"},
 }
 
 // onlyImporter says which packages alone may import a foreign module, tests included where the table says so.
@@ -45,7 +47,7 @@ var onlyImporter = map[string][]string{
 	"github.com/osrg/gobgp/":               {"bgp", "bgp/bgptest"},
 	"github.com/prometheus/client_golang/": {"metrics"},
 	"golang.zx2c4.com/wireguard/":          {"gateway/wg/user"},
-	"github.com/vishvananda/":              {"gateway/host", "gateway/wg/user", "gateway/wg/kernel", "routes/fib", "topologies/netns", "topologies/netns/nstest", "topologies/netns/peers"},
+	"github.com/vishvananda/":              {"gateway/host", "gateway/wg/user", "gateway/wg/kernel", "gateway/wg/wgtest/tunneltest", "routes/fib", "topologies/netns", "topologies/netns/nstest", "topologies/netns/peers"},
 	"github.com/google/nftables":           {"gateway/host", "topologies/netns"},
 }
 

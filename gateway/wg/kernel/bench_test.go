@@ -2,107 +2,65 @@ package kernel
 
 import (
 	"fmt"
-	"net/netip"
 	"testing"
-	"time"
 
 	"sitewire/gateway/wg"
+	"sitewire/gateway/wg/wgtest"
 	"sitewire/topologies/netns/nstest"
 )
 
-// The benchmarks need a kernel with the module, as the tests named TestKernel do.
+// What this package itself does for an entry, without the kernel; see beside_test.go for the whole.
 
-// benchDevice has peers with entries spread evenly over them, peer after peer.
-func benchDevice(b *testing.B, peers, entries int, o Options) (d *Device, keys []wg.PublicKey, list []wg.AllowedIP) {
-	b.Helper()
-	nstest.Need(b, wireguard)
-	d = openIn(b, nstest.NS(b, fmt.Sprintf("bench-%d-%d", peers, entries)), config("wg0", "self"), o)
-	var delta wg.Delta
-	for i := range peers {
-		key, err := wg.NewPresharedKey() // as good as a public one, and much quicker
-		must(b, err)
-		keys = append(keys, wg.PublicKey(key))
-		delta.SetPeers = append(delta.SetPeers, wg.PeerConfig{PublicKey: keys[i]})
-	}
-	for i := range entries {
-		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
-		list = append(list, wg.AllowedIP{Prefix: p, Peer: keys[i*peers/entries]})
-	}
-	must(b, d.Apply(b.Context(), delta))
-	return d, keys, list
-}
-
-// rate reports entries per second of the timed part.
-func rate(b *testing.B, n int, took time.Duration) {
-	b.ReportMetric(float64(n)*float64(b.N)/took.Seconds(), "entries/s")
-}
-
-// BenchmarkKernelAllowedIPs adds, moves and removes 100,000 entries, in one delta each.
-func BenchmarkKernelAllowedIPs(b *testing.B) {
-	d, keys, list := benchDevice(b, 2, 100_000, Options{})
-	var add, move, remove time.Duration
+// BenchmarkWriteEntries packs entries into messages that nobody reads.
+func BenchmarkWriteEntries(b *testing.B) {
+	var m message
+	list := block(0, 2000, wgtest.Peer("a").PublicKey)
 	for b.Loop() {
-		start := time.Now()
-		must(b, d.Apply(b.Context(), wg.Delta{Allow: list}))
-		add += time.Since(start)
-		moved := make([]wg.AllowedIP, len(list))
-		for i, a := range list {
-			moved[i] = wg.AllowedIP{Prefix: a.Prefix, Peer: keys[1]}
-			if a.Peer == keys[1] {
-				moved[i].Peer = keys[0]
-			}
+		m.reset(fakeIndex)
+		m.beginPeer(list[0].Peer, peerUpdateOnly)
+		for _, a := range list {
+			m.addAllowed(a.Prefix, 0)
 		}
-		start = time.Now()
-		must(b, d.Apply(b.Context(), wg.Delta{Allow: moved}))
-		move += time.Since(start)
-		start = time.Now()
-		must(b, d.Apply(b.Context(), wg.Delta{Disallow: moved}))
-		remove += time.Since(start)
 	}
-	for name, took := range map[string]time.Duration{"added/s": add, "moved/s": move, "removed/s": remove} {
-		b.ReportMetric(float64(len(list))*float64(b.N)/took.Seconds(), name)
-	}
-	b.Logf("Linux removes single entries: %t", d.known.removes)
+	b.ReportMetric(float64(len(list)*b.N)/b.Elapsed().Seconds(), "entries/s")
 }
 
-// BenchmarkKernelOneEntry adds and removes one entry of a device with few, and with many.
+// BenchmarkReadEntries takes a message of a dump apart, with and without its entries.
+func BenchmarkReadEntries(b *testing.B) {
+	w := &dumpWriter{limit: 1000}
+	w.begin()
+	w.peer(&fakePeer{stats: wg.PeerStats{PublicKey: wgtest.Peer("a").PublicKey}}, false)
+	list := block(0, 1000, wgtest.Peer("a").PublicKey)
+	for _, a := range list {
+		w.allowed(a.Prefix)
+	}
+	msg := w.end()
+	for _, wanted := range []bool{true, false} {
+		b.Run(fmt.Sprintf("wanted=%t", wanted), func(b *testing.B) {
+			s := state{allowed: make([]wg.AllowedIP, 0, len(list))}
+			for b.Loop() {
+				s.reset(wanted)
+				must(b, s.add(msg))
+			}
+			b.ReportMetric(float64(len(list)*b.N)/b.Elapsed().Seconds(), "entries/s")
+		})
+	}
+}
+
+// BenchmarkKernelOneEntry removes and adds one entry of a device with few, and with many. It needs a kernel with the module.
 func BenchmarkKernelOneEntry(b *testing.B) {
+	nstest.Need(b, wireguard)
 	for _, n := range []int{10, 10_000} {
 		b.Run(fmt.Sprintf("entries=%d", n), func(b *testing.B) {
-			d, _, list := benchDevice(b, 1, n, Options{})
-			must(b, d.Apply(b.Context(), wg.Delta{Allow: list}))
+			d := openIn(b, nstest.NS(b, fmt.Sprintf("one-%d", n)), config("wg0", "self"), Options{})
+			list := block(0, n, wgtest.Peer("a").PublicKey)
+			must(b, d.Apply(b.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("a")}, Allow: list}))
 			one := list[:1]
+			must(b, d.Apply(b.Context(), wg.Delta{Disallow: one})) // asks what the kernel can do, and reads the device where it must
 			for b.Loop() {
-				must(b, d.Apply(b.Context(), wg.Delta{Disallow: one}))
 				must(b, d.Apply(b.Context(), wg.Delta{Allow: one}))
+				must(b, d.Apply(b.Context(), wg.Delta{Disallow: one}))
 			}
 		})
-	}
-}
-
-// BenchmarkKernelRead polls the peers, and lists the entries, of devices of three sizes.
-func BenchmarkKernelRead(b *testing.B) {
-	for _, size := range []struct{ peers, entries int }{{1, 1000}, {1000, 10_000}, {1000, 100_000}} {
-		d, _, list := benchDevice(b, size.peers, size.entries, Options{MaxAge: time.Nanosecond}) // asks the kernel each time
-		must(b, d.Apply(b.Context(), wg.Delta{Allow: list}))
-		b.Run(fmt.Sprintf("Stats/peers=%d/entries=%d", size.peers, size.entries), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if stats, err := d.Stats(b.Context()); err != nil || len(stats) != size.peers {
-					b.Fatal(len(stats), err)
-				}
-			}
-			rate(b, size.entries, b.Elapsed())
-		})
-		b.Run(fmt.Sprintf("AllowedIPs/peers=%d/entries=%d", size.peers, size.entries), func(b *testing.B) {
-			b.ReportAllocs()
-			for b.Loop() {
-				if list, err := d.AllowedIPs(b.Context()); err != nil || len(list) != size.entries {
-					b.Fatal(len(list), err)
-				}
-			}
-			rate(b, size.entries, b.Elapsed())
-		})
-		must(b, d.Close(true))
 	}
 }

@@ -7,6 +7,7 @@ import (
 
 	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/wgtest"
+	"sitewire/gateway/wg/wgtest/tunneltest"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
@@ -26,9 +27,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-func config(name, key string) wg.DeviceConfig {
-	return wg.DeviceConfig{Name: name, PrivateKey: wgtest.PrivateKey(key), MTU: 1420}
-}
+func config(name, key string) wg.DeviceConfig { return tunneltest.Config(name, key) }
 
 // fakeDevice is a Device that talks to a fake kernel, as Open leaves it.
 func fakeDevice(t testing.TB, f *fakeKernel, o Options) *Device {

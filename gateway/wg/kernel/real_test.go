@@ -17,6 +17,7 @@ import (
 
 	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/wgtest"
+	"sitewire/gateway/wg/wgtest/tunneltest"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
@@ -25,28 +26,18 @@ import (
 
 var wireguard = nstest.LinkType(linkKind)
 
-func prefixes(list ...string) []netip.Prefix {
-	var out []netip.Prefix
-	for _, p := range list {
-		out = append(out, netip.MustParsePrefix(p))
+// opener opens devices for the suite of tunnels.
+func opener(o Options) tunneltest.Open {
+	return func(ctx context.Context, cfg wg.DeviceConfig, underlay string) (wg.Device, error) {
+		o.Underlay = underlay
+		return o.Opener()(ctx, cfg)
 	}
-	return out
 }
 
 // openIn opens a real device in a namespace. It is removed when the test ends, by whoever then has it.
 func openIn(t testing.TB, ns *netns.NS, cfg wg.DeviceConfig, o Options) *Device {
 	t.Helper()
-	var d *Device
-	must(t, ns.Do(func() (err error) {
-		d, err = Open(t.Context(), cfg, o)
-		return err
-	}))
-	t.Cleanup(func() {
-		if err := d.Close(true); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
+	return opener(o).In(t, ns, cfg, "").(*Device)
 }
 
 func TestKernelConformance(t *testing.T) {
@@ -55,109 +46,28 @@ func TestKernelConformance(t *testing.T) {
 	wgtest.TestDevice(t, func(t *testing.T) wg.Device { return openIn(t, ns, config("wg0", "self"), Options{}) })
 }
 
-// pair is two sites with a device each, over an underlay of both families.
-type pair struct {
-	a, b   *netns.NS
-	da, db *Device
-}
-
-const portA, portB = 51821, 51822
-
-func newPair(t testing.TB, o Options) pair {
-	t.Helper()
+func TestKernelTunnel(t *testing.T) {
 	nstest.Need(t, wireguard)
-	p := pair{a: nstest.NS(t, "site-a"), b: nstest.NS(t, "site-b")}
-	must(t, netns.Link(p.a, "wan0", p.b, "wan0", netns.LinkOpts{
-		AddrsA: prefixes("192.0.2.1/24", "2001:db8::1/64"), AddrsB: prefixes("192.0.2.2/24", "2001:db8::2/64"),
-	}))
-	cfgA, cfgB := config("wg0", "a"), config("wg0", "b")
-	cfgA.ListenPort, cfgB.ListenPort = portA, portB
-	p.da, p.db = openIn(t, p.a, cfgA, o), openIn(t, p.b, cfgB, o)
-	must(t, p.a.Addr("wg0", prefixes("10.0.0.1/24", "fd00::1/64")...))
-	must(t, p.b.Addr("wg0", prefixes("10.0.0.2/24", "fd00::2/64")...))
-	must(t, p.a.Up("wg0"))
-	must(t, p.b.Up("wg0"))
-	return p
-}
-
-// connect makes each the other's peer.
-func (p pair) connect(t testing.TB) {
-	t.Helper()
-	p.peer(t, p.da, "b", netip.MustParseAddrPort("192.0.2.2:51822"), "10.0.0.2/32", "fd00::2/128")
-	p.peer(t, p.db, "a", netip.MustParseAddrPort("192.0.2.1:51821"), "10.0.0.1/32", "fd00::1/128")
-}
-
-func (p pair) peer(t testing.TB, d *Device, name string, at netip.AddrPort, allowed ...string) {
-	t.Helper()
-	peer := wgtest.Peer(name)
-	peer.Endpoint, peer.PresharedKey = at, wgtest.PrivateKey("shared")
-	must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}, Allow: wgtest.Allowed(name, allowed...)}))
-}
-
-func (p pair) reach(t testing.TB, from *netns.NS, dst string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-	defer cancel()
-	must(t, netns.Reach(ctx, from, netip.Addr{}, netip.MustParseAddr(dst)))
-}
-
-func (p pair) only(t testing.TB, d *Device) wg.PeerStats {
-	t.Helper()
-	stats, err := d.Stats(t.Context())
-	if err != nil || len(stats) != 1 {
-		t.Fatalf("statistics %v, %v, want one peer", stats, err)
-	}
-	return stats[0]
-}
-
-func TestKernelTraffic(t *testing.T) {
-	p := newPair(t, Options{})
-	p.connect(t)
-	for _, inner := range []string{"10.0.0.2", "fd00::2"} {
-		p.reach(t, p.a, inner)
-	}
-	s := p.only(t, p.da)
-	if s.Endpoint != netip.MustParseAddrPort("192.0.2.2:51822") || s.ReceiveBytes == 0 || s.TransmitBytes == 0 || time.Since(s.LastHandshake).Abs() > 2*time.Minute {
-		t.Errorf("statistics %+v, want the endpoint, traffic and a young handshake", s)
-	}
-}
-
-// Endpoint, keepalive, preshared key and allowed-IPs of other prefixes change without a new handshake.
-func TestKernelChangesKeepSession(t *testing.T) {
-	p := newPair(t, Options{})
-	p.connect(t)
-	p.reach(t, p.a, "10.0.0.2")
-	before := p.only(t, p.da).LastHandshake
-	peer := wgtest.Peer("b")
-	peer.Endpoint, peer.PersistentKeepalive, peer.PresharedKey = netip.MustParseAddrPort("[2001:db8::2]:51822"), 25*time.Second, wgtest.PrivateKey("another")
-	must(t, p.da.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}, Allow: wgtest.Allowed("b", "10.9.0.0/16")}))
-	must(t, p.da.Apply(t.Context(), wg.Delta{Disallow: wgtest.Allowed("b", "10.9.0.0/16")}))
-	p.reach(t, p.a, "10.0.0.2")
-	after := p.only(t, p.da)
-	if after.LastHandshake != before || before.IsZero() {
-		t.Errorf("handshake at %v, before at %v: the session was not kept", after.LastHandshake, before)
-	}
-	if after.Endpoint != peer.Endpoint {
-		t.Errorf("endpoint %v, want %v", after.Endpoint, peer.Endpoint)
-	}
+	tunneltest.TestTunnel(t, opener(Options{}))
 }
 
 // A process goes without removing, the next one takes over: same index, peers, session, addresses, state, and no packet lost.
 func TestKernelAdoption(t *testing.T) {
-	p := newPair(t, Options{})
-	p.connect(t)
-	p.reach(t, p.a, "10.0.0.2")
-	nl := p.a.Netlink()
+	nstest.Need(t, wireguard)
+	p := tunneltest.NewPair(t, opener(Options{}))
+	p.Connect(t, tunneltest.WANA, tunneltest.WANB)
+	tunneltest.Reach(t, p.A, "10.0.0.2")
+	nl := p.A.Netlink()
 	link, err := nl.LinkByName("wg0")
 	must(t, err)
-	session := p.only(t, p.da)
-	flow, err := netns.StartFlow(p.a, []netip.Addr{netip.MustParseAddr("10.0.0.2")}, netns.FlowOpts{Interval: 20 * time.Millisecond})
+	session := tunneltest.Only(t, p.DA)
+	flow, err := netns.StartFlow(p.A, []netip.Addr{netip.MustParseAddr("10.0.0.2")}, netns.FlowOpts{Interval: 20 * time.Millisecond})
 	must(t, err)
 	time.Sleep(200 * time.Millisecond) // the flow is under way
-	must(t, p.da.Close(false))
+	must(t, p.DA.Close(false))
 	cfg := config("wg0", "a")
-	cfg.ListenPort = portA
-	again := openIn(t, p.a, cfg, Options{})
+	cfg.ListenPort = tunneltest.PortA
+	again := openIn(t, p.A, cfg, Options{})
 	if !again.Adopted() {
 		t.Error("the device says that it was not there")
 	}
@@ -170,7 +80,7 @@ func TestKernelAdoption(t *testing.T) {
 	if err != nil || len(addrs) != 1 {
 		t.Errorf("addresses %v, %v", addrs, err)
 	}
-	if s := p.only(t, again); s.LastHandshake != session.LastHandshake || s.Endpoint != session.Endpoint {
+	if s := tunneltest.Only(t, again); s.LastHandshake != session.LastHandshake || s.Endpoint != session.Endpoint {
 		t.Errorf("the session changed: %+v, before %+v", s, session)
 	}
 	// Removal works from the first moment, although this process never added anything.
@@ -192,7 +102,7 @@ func TestKernelAdoptionOfDifferences(t *testing.T) {
 	nstest.Need(t, wireguard)
 	ns := nstest.NS(t, "differs")
 	cfg := config("wg0", "old")
-	cfg.ListenPort = portA
+	cfg.ListenPort = tunneltest.PortA
 	first := openIn(t, ns, cfg, Options{})
 	must(t, first.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("a")}}))
 	key := parkingKey() // as if killed in the middle of a removal that failed
@@ -202,7 +112,7 @@ func TestKernelAdoptionOfDifferences(t *testing.T) {
 	must(t, first.talk.set(first.msg.bytes()))
 	must(t, first.Close(false))
 	next := config("wg0", "new")
-	next.ListenPort, next.FirewallMark = portB, 0x51
+	next.ListenPort, next.FirewallMark = tunneltest.PortB, 0x51
 	must(t, ns.Do(func() error {
 		if _, err := Open(t.Context(), next, Options{}); !errors.Is(err, wg.ErrLinkExists) {
 			t.Errorf("a device with another key: %v, want ErrLinkExists", err)
@@ -216,39 +126,20 @@ func TestKernelAdoptionOfDifferences(t *testing.T) {
 	d := openIn(t, ns, next, Options{Group: group})
 	s, err := d.readAll(t.Context(), true)
 	must(t, err)
-	if s.public != next.PrivateKey.Public() || s.port != portB || s.mark != 0x51 || len(s.peers) != 1 || len(s.parked) != 0 || len(s.allowed) != 0 {
+	if s.public != next.PrivateKey.Public() || s.port != tunneltest.PortB || s.mark != 0x51 || len(s.peers) != 1 || len(s.parked) != 0 || len(s.allowed) != 0 {
 		t.Errorf("adopted: key right %t, port %d, mark %#x, %d peers, %d left over, allowed-IPs %v", s.public == next.PrivateKey.Public(), s.port, s.mark, len(s.peers), len(s.parked), s.allowed)
-	}
-}
-
-// The socket in another namespace than the interface.
-func TestKernelUnderlayNamespace(t *testing.T) {
-	p := newPair(t, Options{})
-	lan := nstest.NS(t, "lan")
-	cfg := config("wg1", "lan")
-	cfg.ListenPort = 51823
-	d := openIn(t, lan, cfg, Options{Underlay: p.a.Path()})
-	must(t, lan.Addr("wg1", netip.MustParsePrefix("10.0.0.3/24")))
-	must(t, lan.Up("wg1"))
-	p.peer(t, d, "b", netip.MustParseAddrPort("192.0.2.2:51822"), "10.0.0.2/32")
-	p.peer(t, p.db, "lan", netip.MustParseAddrPort("192.0.2.1:51823"), "10.0.0.3/32")
-	p.reach(t, lan, "10.0.0.2")
-	// A new port opens new sockets, in the same place.
-	must(t, d.Apply(t.Context(), wg.Delta{Device: &wg.DeviceConfig{PrivateKey: wgtest.PrivateKey("lan"), ListenPort: 51824}}))
-	p.reach(t, lan, "10.0.0.2")
-	if _, err := p.a.Netlink().LinkByName("wg1"); err == nil {
-		t.Error("the interface is in the namespace of the underlay")
 	}
 }
 
 // An endpoint with a zone is that of the underlay's interface, both ways.
 func TestKernelEndpointZone(t *testing.T) {
-	p := newPair(t, Options{})
+	nstest.Need(t, wireguard)
+	p := tunneltest.NewPair(t, opener(Options{}))
 	for name, zone := range map[string]string{"b": "wan0", "c": "lo"} {
 		peer := wgtest.Peer(name)
 		peer.Endpoint = netip.MustParseAddrPort("[fe80::9%" + zone + "]:51820")
-		must(t, p.da.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}}))
-		stats, err := p.da.Stats(t.Context())
+		must(t, p.DA.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}}))
+		stats, err := p.DA.Stats(t.Context())
 		must(t, err)
 		if i := slices.IndexFunc(stats, func(s wg.PeerStats) bool { return s.PublicKey == peer.PublicKey }); i < 0 || stats[i].Endpoint != peer.Endpoint {
 			t.Errorf("statistics %v, want endpoint %s", stats, peer.Endpoint)
@@ -256,46 +147,23 @@ func TestKernelEndpointZone(t *testing.T) {
 	}
 	peer := wgtest.Peer("d")
 	peer.Endpoint = netip.MustParseAddrPort("[fe80::9%nowhere]:51820")
-	if err := p.da.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}}); err == nil {
+	if err := p.DA.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}}); err == nil {
 		t.Error("an endpoint over an interface that does not exist was accepted")
 	}
 }
 
-// The link is left as the contract says: down, without addresses, with its MTU. Without remove it stays.
-func TestKernelLinkState(t *testing.T) {
+// Without remove the interface stays.
+func TestKernelLinkStays(t *testing.T) {
 	nstest.Need(t, wireguard)
-	ns := nstest.NS(t, "link")
-	cfg := config("wg0", "self")
-	cfg.MTU = 1380
-	d := openIn(t, ns, cfg, Options{})
-	link, err := ns.Netlink().LinkByName("wg0")
-	must(t, err)
-	if a := link.Attrs(); a.MTU != 1380 || a.Flags&net.FlagUp != 0 {
-		t.Errorf("MTU %d, flags %s", a.MTU, a.Flags)
-	}
-	if addrs, err := ns.Netlink().AddrList(link, netlink.FAMILY_ALL); err != nil || len(addrs) != 0 {
-		t.Errorf("addresses %v, %v", addrs, err)
-	}
+	ns := nstest.NS(t, "stays")
+	d := openIn(t, ns, config("wg0", "self"), Options{})
 	must(t, d.Close(false))
 	if _, err := ns.Netlink().LinkByName("wg0"); err != nil {
 		t.Errorf("the link is gone: %v", err)
 	}
-}
-
-func TestKernelForeignLinkIsNotTouched(t *testing.T) {
-	nstest.Need(t, wireguard)
-	ns := nstest.NS(t, "foreign")
-	must(t, netns.Link(ns, "wg0", ns, "other", netns.LinkOpts{MTU: 1300, AddrsA: prefixes("10.5.0.1/24")}))
-	must(t, ns.Do(func() error {
-		if _, err := Open(t.Context(), config("wg0", "self"), Options{}); !errors.Is(err, wg.ErrLinkExists) {
-			t.Errorf("error %v, want ErrLinkExists", err)
-		}
-		return nil
-	}))
-	link, err := ns.Netlink().LinkByName("wg0")
-	must(t, err)
-	if link.Attrs().MTU != 1300 || link.Type() != "veth" {
-		t.Errorf("the foreign link changed: %+v", link)
+	must(t, openIn(t, ns, config("wg0", "self"), Options{}).Close(true))
+	if _, err := ns.Netlink().LinkByName("wg0"); err == nil {
+		t.Error("the link outlived its removal")
 	}
 }
 

@@ -17,37 +17,36 @@ import (
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 	"golang.zx2c4.com/wireguard/tun/tuntest"
 
 	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/wgtest"
+	"sitewire/gateway/wg/wgtest/tunneltest"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
 
-func config(name, key string) wg.DeviceConfig {
-	return wg.DeviceConfig{Name: name, PrivateKey: wgtest.PrivateKey(key), MTU: 1420}
+func config(name, key string) wg.DeviceConfig { return tunneltest.Config(name, key) }
+
+// opener opens real devices, with their UAPI sockets in a directory of the test's own.
+func opener(t testing.TB, o Options) tunneltest.Open {
+	base := t.TempDir()
+	return func(ctx context.Context, cfg wg.DeviceConfig, underlay string) (_ wg.Device, err error) {
+		o := o
+		o.Underlay = underlay
+		if o.ControlDir == "" { // each its own: sockets have the names of their devices
+			if o.ControlDir, err = os.MkdirTemp(base, ""); err != nil {
+				return nil, err
+			}
+		}
+		return o.Opener()(ctx, cfg)
+	}
 }
 
-// openIn opens a real device in a namespace, with its UAPI socket in a directory of the test's own.
+// openIn opens a real device in a namespace.
 func openIn(t testing.TB, ns *netns.NS, cfg wg.DeviceConfig, o Options) *Device {
 	t.Helper()
-	if o.ControlDir == "" {
-		o.ControlDir = t.TempDir()
-	}
-	var d *Device
-	must(t, ns.Do(func() (err error) {
-		d, err = Open(t.Context(), cfg, o)
-		return err
-	}))
-	t.Cleanup(func() {
-		if err := d.Close(true); err != nil {
-			t.Error(err)
-		}
-	})
-	return d
+	return opener(t, o).In(t, ns, cfg, "").(*Device)
 }
 
 func TestConformanceInMemory(t *testing.T) {
@@ -76,59 +75,34 @@ func TestConformanceTUN(t *testing.T) {
 	})
 }
 
-// pair is two sites with a device each, over an underlay of both families.
+func TestTunnelTUN(t *testing.T) {
+	nstest.Need(t, nstest.TUN)
+	tunneltest.TestTunnel(t, opener(t, Options{}))
+}
+
+// pair is two sites with a device each.
 type pair struct {
-	a, b   *netns.NS
+	tunneltest.Pair
 	da, db *Device
 }
 
 func newPair(t testing.TB, o Options) pair {
 	t.Helper()
-	p := pair{a: nstest.NS(t, "site-a"), b: nstest.NS(t, "site-b")}
 	nstest.Need(t, nstest.TUN)
-	must(t, netns.Link(p.a, "wan0", p.b, "wan0", netns.LinkOpts{
-		AddrsA: prefixes("192.0.2.1/24", "2001:db8::1/64"), AddrsB: prefixes("192.0.2.2/24", "2001:db8::2/64"),
-	}))
-	p.da = openIn(t, p.a, config("wg0", "a"), o)
-	p.db = openIn(t, p.b, config("wg0", "b"), o)
-	must(t, p.a.Addr("wg0", prefixes("10.0.0.1/24", "fd00::1/64")...))
-	must(t, p.b.Addr("wg0", prefixes("10.0.0.2/24", "fd00::2/64")...))
-	must(t, p.a.Up("wg0"))
-	must(t, p.b.Up("wg0"))
-	return p
-}
-
-// connect makes each the other's peer, over the underlay addresses given.
-func (p pair) connect(t testing.TB, addrA, addrB string) {
-	t.Helper()
-	p.peer(t, p.da, "b", netip.AddrPortFrom(netip.MustParseAddr(addrB), p.db.ListenPort()), "10.0.0.2/32", "fd00::2/128")
-	p.peer(t, p.db, "a", netip.AddrPortFrom(netip.MustParseAddr(addrA), p.da.ListenPort()), "10.0.0.1/32", "fd00::1/128")
-}
-
-func (p pair) peer(t testing.TB, d *Device, name string, at netip.AddrPort, allowed ...string) {
-	t.Helper()
-	peer := wgtest.Peer(name)
-	peer.Endpoint, peer.PresharedKey = at, wgtest.PrivateKey("shared")
-	must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{peer}, Allow: wgtest.Allowed(name, allowed...)}))
-}
-
-func (p pair) reach(t testing.TB, from *netns.NS, dst string) {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
-	defer cancel()
-	must(t, netns.Reach(ctx, from, netip.Addr{}, netip.MustParseAddr(dst)))
+	p := tunneltest.NewPair(t, opener(t, o))
+	return pair{p, p.DA.(*Device), p.DB.(*Device)}
 }
 
 func TestTrafficOverBothFamilies(t *testing.T) {
 	noLeak(t)
 	p := newPair(t, Options{})
 	for _, underlay := range [][2]string{{"192.0.2.1", "192.0.2.2"}, {"2001:db8::1", "2001:db8::2"}, {"192.0.2.1", "192.0.2.2"}} {
-		p.connect(t, underlay[0], underlay[1])
+		p.Connect(t, underlay[0], underlay[1])
 		for _, inner := range []string{"10.0.0.2", "fd00::2"} {
-			p.reach(t, p.a, inner)
+			tunneltest.Reach(t, p.A, inner)
 			// Small and large: the larger ones are segmented or fragmented on the way.
 			for _, size := range []int{0, 1300, 5000} {
-				sent, got, err := netns.Ping(t.Context(), p.a, netip.Addr{}, netip.MustParseAddr(inner), netns.PingOpts{Count: 5, Size: size})
+				sent, got, err := netns.Ping(t.Context(), p.A, netip.Addr{}, netip.MustParseAddr(inner), netns.PingOpts{Count: 5, Size: size})
 				if err != nil || got != sent {
 					t.Fatalf("over %s: %d of %d pings of %d bytes to %s answered, %v", underlay[0], got, sent, size, inner, err)
 				}
@@ -154,7 +128,7 @@ func TestTrafficOverBothFamilies(t *testing.T) {
 func (p pair) tcp(t testing.TB, addr string, n int) (arrived int64) {
 	t.Helper()
 	var l net.Listener
-	must(t, p.b.Do(func() (err error) { l, err = net.Listen("tcp", net.JoinHostPort(addr, "0")); return err }))
+	must(t, p.B.Do(func() (err error) { l, err = net.Listen("tcp", net.JoinHostPort(addr, "0")); return err }))
 	defer l.Close()
 	done := make(chan int64, 1)
 	go func() {
@@ -176,7 +150,7 @@ func (p pair) tcp(t testing.TB, addr string, n int) (arrived int64) {
 		done <- sum
 	}()
 	var c net.Conn
-	must(t, p.a.Do(func() (err error) { c, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second); return err }))
+	must(t, p.A.Do(func() (err error) { c, err = net.DialTimeout("tcp", l.Addr().String(), 5*time.Second); return err }))
 	must(t, c.SetDeadline(time.Now().Add(30*time.Second)))
 	data := make([]byte, n)
 	for i := range data {
@@ -189,93 +163,22 @@ func (p pair) tcp(t testing.TB, addr string, n int) (arrived int64) {
 	return <-done
 }
 
-// A prefix that moves between peers of one device, and one taken away, act on traffic at once.
-func TestAllowedIPsAreFilters(t *testing.T) {
-	p := newPair(t, Options{})
-	p.connect(t, "192.0.2.1", "192.0.2.2")
-	p.reach(t, p.a, "10.0.0.2")
-	ping := func() int {
-		_, got, err := netns.Ping(t.Context(), p.a, netip.Addr{}, netip.MustParseAddr("10.0.0.2"), netns.PingOpts{Count: 3, Timeout: 300 * time.Millisecond})
-		if err != nil && !errors.Is(err, unix.ENOKEY) && !errors.Is(err, unix.EDESTADDRREQ) {
-			t.Fatal(err)
-		}
-		return got
-	}
-	must(t, p.db.Apply(t.Context(), wg.Delta{Disallow: wgtest.Allowed("a", "10.0.0.1/32")}))
-	if got := ping(); got != 0 {
-		t.Errorf("%d answers although the source is not allowed", got)
-	}
-	must(t, p.db.Apply(t.Context(), wg.Delta{Allow: wgtest.Allowed("a", "10.0.0.0/24")}))
-	if got := ping(); got != 3 {
-		t.Errorf("%d of 3 answers after allowing a covering prefix", got)
-	}
-	must(t, p.db.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("c")}, Allow: wgtest.Allowed("c", "10.0.0.1/32")}))
-	if got := ping(); got != 0 {
-		t.Errorf("%d answers although the source belongs to another peer", got)
-	}
-}
-
-// The socket in another namespace than the interface.
-func TestUnderlayNamespace(t *testing.T) {
-	lan := nstest.NS(t, "lan")
-	p := newPair(t, Options{})
-	d := openIn(t, lan, config("wg1", "lan"), Options{Underlay: p.a.Path()})
-	must(t, lan.Addr("wg1", netip.MustParsePrefix("10.0.0.3/24")))
-	must(t, lan.Up("wg1"))
-	p.peer(t, d, "b", netip.AddrPortFrom(netip.MustParseAddr("192.0.2.2"), p.db.ListenPort()), "10.0.0.2/32")
-	p.peer(t, p.db, "lan", netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), d.ListenPort()), "10.0.0.3/32")
-	p.reach(t, lan, "10.0.0.2")
-	// A new port opens new sockets, from a thread that is in neither namespace.
-	port := d.ListenPort() ^ 1
-	must(t, d.Apply(t.Context(), wg.Delta{Device: &wg.DeviceConfig{PrivateKey: wgtest.PrivateKey("lan"), ListenPort: port}}))
-	if d.ListenPort() != port {
-		t.Fatalf("port %d, want %d", d.ListenPort(), port)
-	}
-	p.reach(t, lan, "10.0.0.2")
-}
-
-func TestPortInUseKeepsOldPort(t *testing.T) {
-	p := newPair(t, Options{})
-	p.connect(t, "192.0.2.1", "192.0.2.2")
-	old := p.da.ListenPort()
-	var taken *net.UDPConn
-	must(t, p.a.Do(func() error { taken = listenUDP(t, "0.0.0.0:0"); return nil }))
-	port := uint16(taken.LocalAddr().(*net.UDPAddr).Port)
-	err := p.da.Apply(t.Context(), wg.Delta{Device: &wg.DeviceConfig{PrivateKey: wgtest.PrivateKey("a"), ListenPort: port}})
-	if !errors.Is(err, unix.EADDRINUSE) {
-		t.Errorf("error %v, want EADDRINUSE", err)
-	}
-	if p.da.ListenPort() != old {
-		t.Errorf("port %d, want the old %d", p.da.ListenPort(), old)
-	}
-	p.reach(t, p.a, "10.0.0.2")
-}
-
-// The link is left as the contract says: down, without addresses, with its MTU.
-func TestLinkState(t *testing.T) {
+// A userspace device goes with its link, whatever Close is told.
+func TestLinkGoesWithDevice(t *testing.T) {
 	ns := nstest.NS(t, "link")
 	nstest.Need(t, nstest.TUN)
-	cfg := config("wg0", "self")
-	cfg.MTU = 1380
-	d := openIn(t, ns, cfg, Options{})
-	link, err := ns.Netlink().LinkByName("wg0")
-	must(t, err)
-	if a := link.Attrs(); a.MTU != 1380 || a.Flags&net.FlagUp != 0 {
-		t.Errorf("MTU %d, flags %s", a.MTU, a.Flags)
-	}
-	if addrs, err := ns.Netlink().AddrList(link, netlink.FAMILY_ALL); err != nil || len(addrs) != 0 {
-		t.Errorf("addresses %v, %v", addrs, err)
-	}
+	d := openIn(t, ns, config("wg0", "self"), Options{})
 	must(t, d.Close(false))
 	if _, err := ns.Netlink().LinkByName("wg0"); err == nil {
 		t.Error("the link outlived the device")
 	}
 }
 
-func TestForeignLinkIsNotTouched(t *testing.T) {
+// A link that cannot be ours is refused at once, and nothing is left behind.
+func TestForeignLinkIsNotWaitedFor(t *testing.T) {
 	ns := nstest.NS(t, "foreign")
 	nstest.Need(t, nstest.TUN)
-	must(t, netns.Link(ns, "wg0", ns, "other", netns.LinkOpts{MTU: 1300, AddrsA: prefixes("10.5.0.1/24")}))
+	must(t, netns.Link(ns, "wg0", ns, "other", netns.LinkOpts{}))
 	dir := t.TempDir()
 	start := time.Now()
 	must(t, ns.Do(func() error {
@@ -286,12 +189,6 @@ func TestForeignLinkIsNotTouched(t *testing.T) {
 	}))
 	if took := time.Since(start); took > vanish/2 {
 		t.Errorf("waited %s for a link that cannot be ours", took)
-	}
-	link, err := ns.Netlink().LinkByName("wg0")
-	must(t, err)
-	addrs, err := ns.Netlink().AddrList(link, netlink.FAMILY_V4)
-	if err != nil || len(addrs) != 1 || link.Attrs().MTU != 1300 || link.Type() != "veth" {
-		t.Errorf("the foreign link changed: %+v, %v, %v", link, addrs, err)
 	}
 	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
@@ -439,11 +336,11 @@ func TestSecretsStayInside(t *testing.T) {
 // A tunnel MTU that the underlay cannot carry costs speed, not connections.
 func TestTunnelMTUBeyondUnderlay(t *testing.T) {
 	p := newPair(t, Options{})
-	p.connect(t, "192.0.2.1", "192.0.2.2")
-	for _, ns := range []*netns.NS{p.a, p.b} {
+	p.Connect(t, tunneltest.WANA, tunneltest.WANB)
+	for _, ns := range []*netns.NS{p.A, p.B} {
 		must(t, ns.MTU("wg0", 1500))
 	}
-	p.reach(t, p.a, "10.0.0.2")
+	tunneltest.Reach(t, p.A, "10.0.0.2")
 	if got, want := p.tcp(t, "10.0.0.2", 1<<20), int64(1<<20); got != want {
 		t.Errorf("TCP carried %d of %d bytes", got, want)
 	}
@@ -483,24 +380,24 @@ func TestConcurrentUse(t *testing.T) {
 
 func TestMTUChanged(t *testing.T) {
 	p := newPair(t, Options{})
-	p.connect(t, "192.0.2.1", "192.0.2.2")
+	p.Connect(t, tunneltest.WANA, tunneltest.WANB)
 	// 1397 is not a multiple of 16: a full packet is padded to the MTU and not beyond, so that it fits an underlay that
 	// leaves room for exactly that. With a stale MTU it would be fragmented.
 	const mtu = 1397
 	for _, d := range []*Device{p.da, p.db} {
 		d.MTUChanged(mtu)
 	}
-	must(t, p.a.MTU("wg0", mtu))
-	must(t, p.b.MTU("wg0", mtu))
-	must(t, p.a.MTU("wan0", mtu+60))
-	must(t, p.b.MTU("wan0", mtu+60))
-	p.reach(t, p.a, "10.0.0.2")
-	before := nstest.FragmentsCreated(t, p.a)
-	sent, got, err := netns.Ping(t.Context(), p.a, netip.Addr{}, netip.MustParseAddr("10.0.0.2"), netns.PingOpts{Count: 5, Size: mtu - 28})
+	must(t, p.A.MTU("wg0", mtu))
+	must(t, p.B.MTU("wg0", mtu))
+	must(t, p.A.MTU("wan0", mtu+60))
+	must(t, p.B.MTU("wan0", mtu+60))
+	tunneltest.Reach(t, p.A, "10.0.0.2")
+	before := nstest.FragmentsCreated(t, p.A)
+	sent, got, err := netns.Ping(t.Context(), p.A, netip.Addr{}, netip.MustParseAddr("10.0.0.2"), netns.PingOpts{Count: 5, Size: mtu - 28})
 	if err != nil || got != sent {
 		t.Errorf("%d of %d full packets answered, %v", got, sent, err)
 	}
-	if after := nstest.FragmentsCreated(t, p.a); after != before {
+	if after := nstest.FragmentsCreated(t, p.A); after != before {
 		t.Errorf("full packets were fragmented: %s fragments before, %s after", before, after)
 	}
 }
