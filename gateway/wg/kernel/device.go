@@ -170,6 +170,8 @@ func (d *Device) adopt(ctx context.Context, cfg wg.DeviceConfig, ours bool) erro
 				wg.ErrLinkExists, s.public, cfg.Name)
 		}
 		d.msg.attr(devicePrivateKey, cfg.PrivateKey[:]...)
+		delete(d.peers, d.public) // a device cannot be its own peer
+		d.stats.forget()
 	}
 	if s.mark != cfg.FirewallMark {
 		d.msg.uint32(deviceMark, cfg.FirewallMark)

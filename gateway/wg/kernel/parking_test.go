@@ -291,6 +291,7 @@ func TestAdoptWritesDifferences(t *testing.T) {
 	f := newFakeKernel(true)
 	d := fakeDevice(t, f, Options{})
 	must(t, d.Apply(t.Context(), wg.Delta{SetPeers: []wg.PeerConfig{wgtest.Peer("a"), wgtest.Peer("b")}, Allow: wgtest.Allowed("a", "10.1.0.0/16")}))
+	var next *Device
 	for _, c := range []struct {
 		name    string
 		edit    func(c *wg.DeviceConfig)
@@ -308,7 +309,7 @@ func TestAdoptWritesDifferences(t *testing.T) {
 		cfg := config("wg0", "self")
 		c.edit(&cfg)
 		f.sets = 0
-		next := newDevice(cfg, Options{}, f, fakeLinks{f}, &capability{})
+		next = newDevice(cfg, Options{}, f, fakeLinks{f}, &capability{})
 		next.index = fakeIndex
 		if err := next.adopt(t.Context(), cfg, c.ours); errors.Is(err, wg.ErrLinkExists) != c.refused || !c.refused && err != nil {
 			t.Errorf("%s: %v", c.name, err)
@@ -326,5 +327,11 @@ func TestAdoptWritesDifferences(t *testing.T) {
 	wantOwner(t, f, "a", "10.1.0.0/16")
 	if f.peer(wgtest.Peer("b").PublicKey) != nil {
 		t.Error("the device is its own peer")
+	}
+	if err := next.Apply(t.Context(), wg.Delta{Allow: wgtest.Allowed("b", "10.2.0.0/16")}); !errors.Is(err, wg.ErrNoPeer) {
+		t.Errorf("a prefix for the device itself: %v, want ErrNoPeer", err)
+	}
+	if stats, err := next.Stats(t.Context()); err != nil || len(stats) != 1 {
+		t.Errorf("statistics %v, %v, want one peer", stats, err)
 	}
 }
