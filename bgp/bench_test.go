@@ -34,7 +34,7 @@ func BenchmarkReceive(b *testing.B) {
 			s := New(Options{Sink: sink, Config: Config{ASN: ownASN, RouterID: routerID, ListenPort: 17917, Neighbours: []Neighbour{passive("a", 2, 65001, p)}}})
 			ctx, cancel := context.WithCancel(b.Context())
 			done := make(chan error, 1)
-			go func() { done <- s.Run(ctx, false) }()
+			go func() { done <- s.Run(ctx, nil) }()
 			defer func() { cancel(); <-done }()
 			<-s.Ready()
 			peer, err := bgptest.Dial(ctx, bgptest.Options{Local: netip.AddrFrom4([4]byte{127, 0, 0, 2}), Remote: netip.AddrPortFrom(speaker, 17917), ASN: 65001, IPv4: true})

@@ -203,11 +203,11 @@ func startLab(t *testing.T, c Config) *lab {
 
 func startLabWith(t *testing.T, c Config, more func(*Options)) *lab {
 	t.Helper()
-	return runLab(t, c, more, false)
+	return runLab(t, c, more, nil)
 }
 
-// runLab starts a speaker, as a restarted one if restarting is set.
-func runLab(t *testing.T, c Config, more func(*Options), restarting bool) *lab {
+// runLab starts a speaker, as a restarted one if restart is not nil.
+func runLab(t *testing.T, c Config, more func(*Options), restart *Restart) *lab {
 	t.Helper()
 	c.ListenPort = freePort(t)
 	l := &lab{t: t, feed: newFeed(), port: uint16(c.ListenPort), config: c}
@@ -216,7 +216,7 @@ func runLab(t *testing.T, c Config, more func(*Options), restarting bool) *lab {
 	l.Speaker = New(o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- l.Run(ctx, restarting) }()
+	go func() { done <- l.Run(ctx, restart) }()
 	l.end = sync.OnceFunc(func() {
 		cancel()
 		select {

@@ -43,6 +43,7 @@ type loop struct {
 	// restartEnds is until when first sessions are those of a restarted speaker: helpers wait that long. Zero if this is no
 	// restart.
 	restartEnds time.Time
+	before      Restart
 
 	published time.Time
 	refitted  time.Time
@@ -85,6 +86,7 @@ func (l *loop) start(ctx context.Context) error {
 		return fmt.Errorf("listen on port %d: %w", port, err)
 	}
 	l.view.setConfig(c)
+	l.view.recall(l.before)
 	if err := l.policies(); err != nil {
 		return err
 	}

@@ -12,6 +12,25 @@ import (
 // over. Soft resets pass this by: they send the table as it is, and End-of-RIB, at which a helper drops all that is not in
 // it yet. So soft resets in that direction wait.
 
+// Restart is what a restarted speaker knows from before.
+type Restart struct {
+	// ExtendedNextHop says of neighbours, by name, whether they last announced that they take IPv4 routes with IPv6 next hops
+	// (RFC 8950). What is sent to them first is everything, with End-of-RIB behind it, and the OPEN that tells comes right
+	// before: IPv4 that was held back just then would be gone for a moment.
+	ExtendedNextHop map[string]bool
+}
+
+// recall has neighbours be as they were before.
+func (v *view) recall(r Restart) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for name, enh := range r.ExtendedNextHop {
+		if n := v.byName[name]; n != nil {
+			n.capable, n.enh = true, enh
+		}
+	}
+}
+
 // deferEvery is the time between questions whether GoBGP still holds back.
 const deferEvery = 200 * time.Millisecond
 

@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"bytes"
+	"context"
 	"net/netip"
 	"testing"
 	"time"
@@ -36,7 +37,11 @@ func TestRestartBits(t *testing.T) {
 	for _, restarting := range []bool{false, true} {
 		n := passive("a", 2, 65001, accepting())
 		n.GracefulRestart = true
-		l := runLab(t, Config{ASN: ownASN, RouterID: routerID, Neighbours: []Neighbour{n}, RestartTime: 77 * time.Second}, func(*Options) {}, restarting)
+		var restart *Restart
+		if restarting {
+			restart = &Restart{}
+		}
+		l := runLab(t, Config{ASN: ownASN, RouterID: routerID, Neighbours: []Neighbour{n}, RestartTime: 77 * time.Second}, func(*Options) {}, restart)
 		o := l.options(2, 65001)
 		o.GracefulRestart = 60
 		a := l.dial(o)
@@ -70,7 +75,7 @@ func restarted(t *testing.T, deferral time.Duration) (l *lab, options [2]bgptest
 		n.GracefulRestart = true
 		c.Neighbours = append(c.Neighbours, n)
 	}
-	l = runLab(t, c, func(*Options) {}, true)
+	l = runLab(t, c, func(*Options) {}, &Restart{})
 	for i := range options {
 		options[i] = l.options(byte(2+i), 65001+uint32(i))
 		options[i].GracefulRestart = 60
@@ -179,5 +184,60 @@ func TestKeepForwarding(t *testing.T) {
 				t.Errorf("the other's route was withdrawn from neighbour %d", i)
 			}
 		}
+	}
+}
+
+// Before a restarted speaker's End-of-RIB comes all that it has, IPv4 over an IPv6 session too: the neighbour took it before, and the policy that
+// holds it back until its OPEN was read would let it go for a moment.
+func TestRestartExtendedNextHop(t *testing.T) {
+	v6 := netip.MustParseAddr("::1")
+	c := Config{
+		ASN: ownASN, RouterID: routerID,
+		Neighbours: []Neighbour{{Name: "a", Address: v6, LocalAddress: v6, ASN: 65001, Passive: true, IPv4: true, IPv6: true, Policy: accepting(), Peer: "a", GracefulRestart: true}},
+	}
+	for i := range 100 {
+		c.Announce = append(c.Announce, Announcement{Prefix: netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 1, byte(i), 0}), 24)})
+	}
+	l := runLab(t, c, func(*Options) {}, &Restart{ExtendedNextHop: map[string]bool{"a": true}})
+	p := l.dial(bgptest.Options{Local: v6, Remote: netip.AddrPortFrom(v6, l.port), ASN: 65001, IPv4: true, IPv6: true, ExtendedNextHop: true, GracefulRestart: 60})
+	endOfRIB(t, p) // at once
+	at := -1
+	if err := p.Wait(l.context(), func(m map[netip.Prefix]bgptest.Received) bool {
+		if at < 0 && p.Ended(false) {
+			at = len(p.Routes())
+		}
+		return at >= 0
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if at < 100 {
+		t.Errorf("%d of 100 routes came before End-of-RIB", at)
+	}
+}
+
+// What a speaker is told before it runs is what it begins with.
+func TestSetBeforeRun(t *testing.T) {
+	prefix := netip.MustParsePrefix("10.1.0.0/16")
+	c := Config{ASN: ownASN, RouterID: routerID, ListenPort: -1}
+	s := New(Options{Config: c, Sink: newFeed()})
+	c.Announce = []Announcement{{Prefix: prefix}}
+	if err := s.Set(t.Context(), c); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- s.Run(ctx, nil) }()
+	<-s.Ready()
+	if err := s.do(ctx, func(l *loop) error {
+		if _, ok := l.own[prefix]; !ok {
+			t.Errorf("announces %v", l.own)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

@@ -62,7 +62,6 @@ type Options struct {
 // Speaker runs BGP. It cannot be run twice.
 type Speaker struct {
 	log      *slog.Logger
-	first    Config
 	view     *view
 	bfd      *bfd.Server
 	tcp      func(context.Context) ([]Connection, error)
@@ -72,6 +71,11 @@ type Speaker struct {
 	changed  chan struct{}
 	ready    chan struct{}
 	done     chan struct{}
+
+	// mu guards first, the configuration to begin with, and begun.
+	mu    sync.Mutex
+	first Config
+	begun bool
 }
 
 // New returns a speaker that does nothing until Run.
@@ -111,30 +115,31 @@ func (s *Speaker) wake() {
 
 // Run speaks BGP until the context ends.
 //
-// Restarting says that this process replaces one whose forwarding state, routes and tunnels, is still there: neighbours
-// with graceful restart are told so in the first session with each (the R and F bits of RFC 4724 section 3), and hear
-// nothing from us before all of them have sent what they have, or DeferralTime is over (section 4.1).
+// Restart, if not nil, says that this process replaces one whose forwarding state, routes and tunnels, is still there:
+// neighbours with graceful restart are told so in the first session with each (the R and F bits of RFC 4724 section 3), and
+// hear nothing from us before all of them have sent what they have, or DeferralTime is over (section 4.1).
 //
 // With Config.KeepForwarding, Run returns and leaves the sessions alone: they end with the process, whose connections the
 // kernel closes. That is what starts a helper (section 4.2). A NOTIFICATION would end the session for good where RFC 8538
 // is not known, and to stop GoBGP would withdraw from each neighbour what was learned of those before it.
-func (s *Speaker) Run(ctx context.Context, restarting bool) error {
+func (s *Speaker) Run(ctx context.Context, restart *Restart) error {
 	defer close(s.done)
-	if err := Validate(s.first); err != nil {
+	first := s.begin()
+	if err := Validate(first); err != nil {
 		return fmt.Errorf("bgp: %w", err)
 	}
 	quiet := newQuiet(s.log)
 	l := &loop{
 		Speaker: s,
 		gobgp:   server.NewBgpServer(server.LoggerOption(slog.New(quiet), nil)),
-		config:  s.first,
+		config:  first,
 		peers:   map[netip.Addr]*peer{},
 		own:     map[netip.Prefix]Announcement{},
 		refused: map[refusal]bool{},
 		pace:    map[netip.Addr]*pace{},
 	}
-	if restarting {
-		l.restartEnds = time.Now().Add(restartTime(s.first))
+	if restart != nil {
+		l.before, l.restartEnds = *restart, time.Now().Add(restartTime(first))
 	}
 	go l.gobgp.Serve()
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
@@ -161,6 +166,24 @@ func (s *Speaker) Run(ctx context.Context, restarting bool) error {
 	return l.run(ctx)
 }
 
+// begin returns the configuration to begin with, which cannot be replaced any more.
+func (s *Speaker) begin() Config {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.begun = true
+	return s.first
+}
+
+// prepare replaces the configuration to begin with, as long as that is to come.
+func (s *Speaker) prepare(c Config) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.begun {
+		s.first = c
+	}
+	return !s.begun
+}
+
 // do runs f on the loop and returns its error.
 func (s *Speaker) do(ctx context.Context, f func(*loop) error) error {
 	result := make(chan error, 1)
@@ -175,10 +198,14 @@ func (s *Speaker) do(ctx context.Context, f func(*loop) error) error {
 }
 
 // Set brings everything in step with a configuration. Neighbours whose session did not change keep it, whatever
-// happens to the others. ErrRestart is returned, and nothing done, if ASN, router ID, listeners or multipath change.
+// happens to the others. ErrRestart is returned, and nothing done, if ASN, router ID, listeners or multipath change. Before
+// Run it replaces the configuration to begin with.
 func (s *Speaker) Set(ctx context.Context, c Config) error {
 	if err := Validate(c); err != nil {
 		return fmt.Errorf("bgp: %w", err)
+	}
+	if s.prepare(c) {
+		return nil
 	}
 	return s.do(ctx, func(l *loop) error {
 		if err := needsRestart(l.config, c); err != nil {

@@ -37,8 +37,8 @@ func findLeftovers(kept owned, specs []deviceSpec) leftovers {
 // Recall reads what an earlier run kept. It comes before the first Add.
 func (t *tunnels) Recall(ctx context.Context, specs []deviceSpec) error {
 	return t.call(ctx, func(ctx context.Context) error {
-		kept, err := t.store.load()
-		if err != nil { // then nothing but the configuration is known, and nothing is removed
+		var kept owned
+		if err := t.store.load(ownedFile, &kept); err != nil { // then nothing but the configuration is known, and nothing is removed
 			t.log.Warn("state not read", "error", err)
 		}
 		t.earlier.Store(len(kept) > 0)
@@ -154,7 +154,11 @@ func (t *tunnels) keep() {
 	if t.stored != nil && maps.EqualFunc(t.stored, now, same) {
 		return
 	}
-	if err := t.store.save(now); err != nil {
+	write := func() error { return t.store.save(ownedFile, now) }
+	if len(now) == 0 {
+		write = func() error { return t.store.remove(ownedFile) }
+	}
+	if err := write(); err != nil {
 		if t.storeTrouble != err.Error() {
 			t.storeTrouble = err.Error()
 			t.log.Warn("state not written: after a restart, peers that are no longer configured stay on their devices", "error", err)

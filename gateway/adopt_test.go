@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"sitewire/bgp"
 	"sitewire/gateway/wg"
 	"sitewire/gateway/wg/wgtest"
 	"sitewire/routes"
@@ -44,6 +45,8 @@ func lastingRig(t *testing.T) *rig {
 	r.hear("wg-store", "store", "198.51.100.7:7777")
 	r.learn("nyc", "10.2.0.0/16")
 	r.told("nyc")
+	r.speaker.set(bgp.Session{Name: "nyc", State: bgp.Established, ExtendedNextHop: true})
+	r.speaker.changed <- struct{}{}
 	r.after(2 * time.Second)
 	r.journal.take()
 	return r
@@ -78,6 +81,9 @@ func TestTakeOver(t *testing.T) {
 			take over wg-store
 			speaker begins again
 			bgp [nyc] announces [172.20.1.0/27 10.17.0.0/24] endpoints [192.0.2.1 198.51.100.7]`)
+		if !r.speaker.restart.ExtendedNextHop["nyc"] {
+			t.Errorf("the speaker knows %v from before", r.speaker.restart)
+		}
 		r.wantState("nyc", wg.TunnelUp, "")
 		r.wantState("store", wg.TunnelUp, "")
 		r.wantEndpoint("store", "198.51.100.7:7777")
@@ -309,5 +315,19 @@ func TestDeafDevice(t *testing.T) {
 			t.Errorf("%d devices lost", got)
 		}
 		r.stop(true)
+	})
+}
+
+// A tunnel is not silent for as long as nobody has looked.
+func TestOldStats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := running(t, twoPeers)
+		defer r.stop(false)
+		r.hear("wg-store", "store")
+		r.backend.device("wg-store").age.Store(int64(20 * time.Second))
+		r.after(r.gw.Config().Peers[1].DeadAfter + 10*time.Second)
+		r.wantState("store", wg.TunnelUp, "")
+		r.after(15 * time.Second)
+		r.wantState("store", wg.TunnelDown, "nothing heard for over")
 	})
 }

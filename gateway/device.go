@@ -245,4 +245,7 @@ func (t *tunnels) Close(remove bool) {
 		}
 	}
 	t.keep()
+	if err := t.store.remove(neighboursFile); err != nil {
+		t.log.Warn("state not removed", "error", err)
+	}
 }

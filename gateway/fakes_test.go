@@ -78,7 +78,11 @@ type simDevice struct {
 	// mtu that the device was last told, and how often it was told of a changed underlay.
 	mtu, underlays atomic.Int64
 	deaf           atomic.Int64 // so many polls fail
+	age            atomic.Int64 // of what polls tell, in nanoseconds
 }
+
+// StatsTime is when the device was looked at for what Stats returns.
+func (d *simDevice) StatsTime() time.Time { return time.Now().Add(-time.Duration(d.age.Load())) }
 
 // Stats fails as often as the test said.
 func (d *simDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
@@ -121,7 +125,7 @@ func (w wrapped) Unwrap() wg.Device { return w.Device }
 func (b *fakeBackend) get(name string) (Backend, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return Backend{Name: "fake", Open: b.open, Lasting: b.lasting, Remove: b.remove}, b.missing
+	return Backend{Name: "fake", Reason: "tests have no other", Open: b.open, Lasting: b.lasting, Remove: b.remove}, b.missing
 }
 
 func (b *fakeBackend) remove(_ context.Context, name string) error {
@@ -308,13 +312,15 @@ type fakeSpeaker struct {
 	snapshot *bgp.Snapshot
 	fail     func(bgp.Config) error
 	broken   error // what Run returns at once
+	restart  *bgp.Restart
 }
 
-func (s *fakeSpeaker) Run(ctx context.Context, restarting bool) error {
+func (s *fakeSpeaker) Run(ctx context.Context, restart *bgp.Restart) error {
 	if s.broken != nil {
 		return s.broken
 	}
-	if restarting {
+	if restart != nil {
+		s.restart = restart
 		s.journal.add("speaker begins again")
 	} else {
 		s.journal.add("speaker begins")

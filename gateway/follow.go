@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -11,6 +12,50 @@ import (
 	"sitewire/gateway/wg"
 	"sitewire/routes"
 )
+
+// restart prepares the speaker: it begins with the tunnels as they are, and as one that restarts if forwarding went on.
+func (g *Gateway) restart(ctx context.Context) *bgp.Restart {
+	want := g.speech(g.Config(), g.Tunnels())
+	if err := g.speaker.Set(ctx, want); err == nil { // else it begins without tunnels, and follow tries again
+		g.lastSpeak, g.spoken = want, true
+	}
+	if !g.restarts {
+		return nil
+	}
+	g.log.Info("forwarding went on without this process: neighbours keep the routes meanwhile")
+	if err := g.tunnels.store.load(neighboursFile, &g.known); err != nil {
+		g.log.Warn("state not read", "error", err)
+	}
+	r := &bgp.Restart{ExtendedNextHop: map[string]bool{}}
+	for name, n := range g.known {
+		r.ExtendedNextHop[name] = n.ExtendedNextHop
+	}
+	return r
+}
+
+// remember writes down what a restart should know of the neighbours, if that has changed.
+func (g *Gateway) remember(ctx context.Context, sessions []bgp.Session) {
+	if !g.tunnels.Lasting() {
+		return
+	}
+	next := map[string]remembered{}
+	for i := range sessions {
+		s := &sessions[i]
+		if s.State == bgp.Established {
+			next[s.Name] = remembered{ExtendedNextHop: s.ExtendedNextHop}
+		} else if was, ok := g.known[s.Name]; ok {
+			next[s.Name] = was
+		}
+	}
+	if maps.Equal(next, g.known) {
+		return
+	}
+	err := g.tunnels.store.save(neighboursFile, next)
+	g.note(ctx, "state not written: neighbours may lose IPv4 routes for a moment at the next restart", err)
+	if err == nil {
+		g.known = next
+	}
+}
 
 // fallSilent has the speaker end without a word if forwarding goes on and somebody is to take over.
 func (g *Gateway) fallSilent(ctx context.Context) {
@@ -53,6 +98,7 @@ func (g *Gateway) follow(ctx context.Context) {
 	}
 	snapshot := g.speaker.Snapshot()
 	g.sessions.see(snapshot.Sessions)
+	g.remember(ctx, snapshot.Sessions)
 	for i := range snapshot.Sessions {
 		session[snapshot.Sessions[i].Name] = &snapshot.Sessions[i]
 	}

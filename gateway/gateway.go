@@ -41,8 +41,7 @@ type Host interface {
 
 // Speaker is the BGP speaker.
 type Speaker interface {
-	// Run as a restarted speaker, or as one whose neighbours have nothing of it.
-	Run(ctx context.Context, restarting bool) error
+	Run(context.Context, *bgp.Restart) error
 	Set(context.Context, bgp.Config) error
 	SetLiveness(neighbour string, alive bool)
 	Snapshot() *bgp.Snapshot
@@ -102,10 +101,11 @@ type Gateway struct {
 	waiting   bool // for the tunnel of a session that was given up
 	lastSpeak bgp.Config
 	spoken    bool
-	refilled  uint64            // tunnelIndex.remade that the syncer was told of
-	cleared   bool              // what an earlier run left has gone
-	restarts  bool              // forwarding went on before this process
-	troubles  map[string]string // what fails now, as last logged
+	refilled  uint64                // tunnelIndex.remade that the syncer was told of
+	cleared   bool                  // what an earlier run left has gone
+	restarts  bool                  // forwarding went on before this process
+	known     map[string]remembered // by neighbour, what a restart of ours should know
+	troubles  map[string]string     // what fails now, as last logged
 
 	current  atomic.Pointer[inForce]
 	reloads  reloadCounters
@@ -282,10 +282,8 @@ func (g *Gateway) serve(ctx, parts context.Context) error {
 	speaking, hush := context.WithCancel(context.WithoutCancel(ctx))
 	defer hush()
 	spoke := make(chan error, 1)
-	if g.restarts {
-		g.log.Info("forwarding went on without this process: neighbours keep the routes meanwhile")
-	}
-	go func() { spoke <- g.speaker.Run(speaking, g.restarts) }()
+	restart := g.restart(ctx)
+	go func() { spoke <- g.speaker.Run(speaking, restart) }()
 	defer func() { g.fallSilent(ctx); hush(); <-spoke }()
 
 	close(g.ready)

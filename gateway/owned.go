@@ -27,54 +27,65 @@ func (o owned) has(device string, key wg.PublicKey) bool {
 	return slices.Contains(o[device].Peers, key)
 }
 
-// ownedFile is the file in the state directory.
-const ownedFile = "devices.json"
+// Files in the state directory.
+const (
+	ownedFile      = "devices.json"
+	neighboursFile = "neighbours.json"
+)
 
-// store keeps owned in a directory. The zero value keeps nothing.
-type store struct{ dir string }
-
-// load reads what an earlier run kept; nothing if there is no file.
-func (s store) load() (owned, error) {
-	if s.dir == "" {
-		return nil, nil
-	}
-	path := filepath.Join(s.dir, ownedFile)
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	var o owned
-	if err == nil {
-		err = json.Unmarshal(b, &o)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("what an earlier run left is not known: %w; remove %s if it is damaged", err, path)
-	}
-	return o, nil
+// remembered is what a restarted speaker should know of a neighbour.
+type remembered struct {
+	ExtendedNextHop bool `json:"extended_next_hop"`
 }
 
-// save replaces the file as a whole; without anything to keep it goes.
-func (s store) save(o owned) error {
+// store keeps what a later run should know in files of a directory. The zero value keeps nothing.
+type store struct{ dir string }
+
+// load reads a file into v, and leaves v alone if there is no file.
+func (s store) load(name string, v any) error {
 	if s.dir == "" {
 		return nil
 	}
-	path := filepath.Join(s.dir, ownedFile)
-	if len(o) == 0 {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
+	path := filepath.Join(s.dir, name)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	b, err := json.MarshalIndent(o, "", "\t")
+	if err == nil {
+		err = json.Unmarshal(b, v)
+	}
+	if err != nil {
+		return fmt.Errorf("what an earlier run left is not known: %w; remove %s if it is damaged", err, path)
+	}
+	return nil
+}
+
+// save replaces a file as a whole.
+func (s store) save(name string, v any) error {
+	if s.dir == "" {
+		return nil
+	}
+	b, err := json.MarshalIndent(v, "", "\t")
 	if err != nil {
 		return err
 	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil {
 		return err
 	}
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, append(b, '\n'), 0o600); err != nil {
+	path := filepath.Join(s.dir, name)
+	if err := os.WriteFile(path+".new", append(b, '\n'), 0o600); err != nil {
 		return err
 	}
-	return os.Rename(temporary, path)
+	return os.Rename(path+".new", path)
+}
+
+// remove removes a file that may not be there.
+func (s store) remove(name string) error {
+	if s.dir == "" {
+		return nil
+	}
+	if err := os.Remove(filepath.Join(s.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }

@@ -36,7 +36,9 @@ type peerSpec struct {
 // Backend opens devices of one kind.
 type Backend struct {
 	Name string // "kernel" or "userspace"
-	Open wg.Opener
+	// Reason for which it was chosen.
+	Reason string
+	Open   wg.Opener
 	// Lasting says that devices, and what goes through them, go on without this process.
 	Lasting bool
 	// Remove removes a device that an earlier run left. Nil where nothing lasts.
@@ -375,6 +377,11 @@ func (t *tunnels) tick(ctx context.Context) {
 			continue
 		}
 		d.deaf = 0
+		// Silence counts up to when the device was looked at, which may be a while ago.
+		at := now
+		if r, ok := wg.As[interface{ StatsTime() time.Time }](d.dev); ok && r.StatsTime().Before(now) {
+			at = r.StatsTime()
+		}
 		byKey := make(map[wg.PublicKey]wg.PeerStats, len(stats))
 		for _, s := range stats {
 			byKey[s.PublicKey] = s
@@ -385,7 +392,7 @@ func (t *tunnels) tick(ctx context.Context) {
 			if !ok {
 				t.restorePeer(ctx, d, p)
 			}
-			t.observe(ctx, d, p, s, now)
+			t.observe(ctx, d, p, s, at)
 		}
 		if links {
 			t.mendLink(ctx, d)

@@ -73,6 +73,13 @@ func (d *Device) Stats(ctx context.Context) ([]wg.PeerStats, error) {
 	return slices.Clone(s.peers), nil
 }
 
+// StatsTime is when the kernel gave what Stats last returned.
+func (d *Device) StatsTime() time.Time {
+	d.readMu.Lock()
+	defer d.readMu.Unlock()
+	return d.stats.at
+}
+
 // oldStats returns what was read before a reading that began at start and failed, if there is anything and it is not too old.
 func (d *Device) oldStats(start time.Time) []wg.PeerStats {
 	d.readMu.Lock()
