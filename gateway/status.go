@@ -16,17 +16,18 @@ const APIVersion = "v1"
 type Status struct {
 	APIVersion string `json:"api_version"`
 	// Health is "ok" or "degraded"; Problems say why, worst first.
-	Health   string     `json:"health"`
-	Problems []Problem  `json:"problems"`
-	Site     string     `json:"site"`
-	Version  string     `json:"version"`
-	ASN      uint32     `json:"asn,omitempty"`
-	RouterID string     `json:"router_id,omitempty"`
-	Started  time.Time  `json:"started"`
-	Now      time.Time  `json:"now"`
-	Config   ConfigInfo `json:"config"`
-	Tunnels  Tally      `json:"tunnels"`
-	Sessions Tally      `json:"sessions"`
+	Health    string        `json:"health"`
+	Problems  []Problem     `json:"problems"`
+	Site      string        `json:"site"`
+	Version   string        `json:"version"`
+	ASN       uint32        `json:"asn,omitempty"`
+	RouterID  string        `json:"router_id,omitempty"`
+	Started   time.Time     `json:"started"`
+	Now       time.Time     `json:"now"`
+	Config    ConfigInfo    `json:"config"`
+	WireGuard WireGuardInfo `json:"wireguard"`
+	Tunnels   Tally         `json:"tunnels"`
+	Sessions  Tally         `json:"sessions"`
 	// Routes programmed, by family ("ipv4", "ipv6"), and changes decided but not acknowledged yet.
 	Routes  map[string]int `json:"routes"`
 	Pending int            `json:"pending_changes"`
@@ -44,6 +45,12 @@ type ConfigInfo struct {
 	LastError string `json:"last_error,omitempty"`
 	// RestartRequired names settings that were changed in the file and take effect only at the next start.
 	RestartRequired []string `json:"restart_required,omitempty"`
+}
+
+// WireGuardInfo tells which WireGuard carries the tunnels, "kernel" or "userspace", and why that one was chosen.
+type WireGuardInfo struct {
+	Backend string `json:"backend"`
+	Reason  string `json:"reason"`
 }
 
 // Tally is how many of all are up. Those that are disabled are not among all.

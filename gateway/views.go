@@ -33,6 +33,9 @@ func (g *Gateway) Status() Status {
 		Pending:    table.Pending,
 		Synced:     !table.Synced.IsZero() && table.Pending == 0,
 	}
+	if b, err := g.o.Backend(string(f.cfg.WireGuard.Backend)); err == nil {
+		s.WireGuard = WireGuardInfo{Backend: b.Name, Reason: b.Reason}
+	}
 	if f.cfg.RouterID.IsValid() {
 		s.RouterID = f.cfg.RouterID.String()
 	}

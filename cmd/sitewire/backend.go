@@ -13,33 +13,54 @@ import (
 
 	"sitewire/gateway"
 	"sitewire/gateway/config"
+	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
+	"sitewire/gateway/wg/kernel"
 	"sitewire/gateway/wg/user"
 	"sitewire/metrics"
 )
 
-// errNoKernelBackend is what `backend: kernel` gets.
-var errNoKernelBackend = errors.New("wireguard.backend: kernel: this version has only the userspace backend; write `backend: userspace`, or leave it at auto")
-
-// newBackends returns the function that chooses a WireGuard backend by its configured name. Its devices are watched.
-func newBackends(log *slog.Logger, watch *deviceWatch) func(string) (gateway.Backend, error) {
-	opener := user.Options{Logger: log.With("part", "wireguard")}.Opener()
-	userspace := gateway.Backend{Name: string(config.BackendUserspace), Open: watch.opener(opener)}
-	var once sync.Once
-	return func(name string) (gateway.Backend, error) {
-		switch config.Backend(name) {
-		case config.BackendUserspace:
-			return userspace, nil
-		case config.BackendAuto, "":
-			once.Do(func() {
-				log.Info("WireGuard backend chosen", "backend", userspace.Name, "reason", "auto: this version has no kernel backend")
-			})
-			return userspace, nil
-		case config.BackendKernel:
-			return gateway.Backend{}, errNoKernelBackend
+// pickBackend chooses a WireGuard backend: what is configured, and with auto the kernel's if it can be had. Unavailable is why it cannot, nil
+// if it can.
+func pickBackend(want config.Backend, unavailable error) (backend config.Backend, reason string, err error) {
+	switch want {
+	case config.BackendUserspace:
+		return want, "configured", nil
+	case config.BackendKernel:
+		if unavailable != nil {
+			return "", "", fmt.Errorf("wireguard.backend: kernel: %w", unavailable)
 		}
-		return gateway.Backend{}, fmt.Errorf("wireguard.backend %q is not known", name)
+		return want, "configured", nil
+	case config.BackendAuto, "":
+		if unavailable != nil {
+			return config.BackendUserspace, "auto: " + unavailable.Error(), nil
+		}
+		return config.BackendKernel, "auto: the kernel has WireGuard", nil
 	}
+	return "", "", fmt.Errorf("wireguard.backend %q is not known", want)
+}
+
+// statsAge is how old the kernel's statistics may be where reading them is dear: a tunnel that dies is to be noticed in about the time that the
+// file gives it.
+func statsAge(cfg *config.Config) time.Duration {
+	age := 10 * time.Second
+	for _, p := range cfg.Peers {
+		age = min(age, p.DeadAfter/2)
+	}
+	return age
+}
+
+// newBackend returns the backend of that name. Its devices are watched.
+func newBackend(name config.Backend, reason string, cfg *config.Config, machine *host.Host, watch *deviceWatch, log *slog.Logger) gateway.Backend {
+	log = log.With("part", "wireguard")
+	b := gateway.Backend{Name: string(name), Reason: reason, Remove: machine.RemoveTunnel}
+	if name == config.BackendKernel {
+		b.Lasting = true
+		b.Open = watch.opener(kernel.Options{Logger: log, Group: host.DefaultGroup, MaxAge: statsAge(cfg)}.Opener())
+		return b
+	}
+	b.Open = watch.opener(user.Options{Logger: log}.Opener())
+	return b
 }
 
 // deviceWatch notes, for metrics, when a device last told its state and which devices cannot be opened or asked. It is safe for concurrent

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"sitewire/gateway/config"
+	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
 	"sitewire/topologies/netns"
 )
@@ -179,18 +180,29 @@ func ask(t *testing.T, code int, args ...string) string {
 }
 
 func TestBackends(t *testing.T) {
-	var log bytes.Buffer
-	choose := newBackends(slog.New(slog.NewTextHandler(&log, nil)), &deviceWatch{})
-	for range 2 {
-		if b, err := choose("auto"); err != nil || b.Name != "userspace" || b.Open == nil {
-			t.Errorf("auto: %v, %v", b.Name, err)
+	none := errors.New("no such module: run modprobe")
+	for _, c := range []struct {
+		want        config.Backend
+		unavailable error
+		backend     config.Backend
+		reason, err string
+	}{
+		{config.BackendAuto, nil, config.BackendKernel, "auto: the kernel has WireGuard", ""},
+		{config.BackendAuto, none, config.BackendUserspace, "auto: no such module: run modprobe", ""},
+		{config.BackendKernel, nil, config.BackendKernel, "configured", ""},
+		{config.BackendKernel, none, "", "", "wireguard.backend: kernel: no such module: run modprobe"},
+		{config.BackendUserspace, nil, config.BackendUserspace, "configured", ""},
+		{config.BackendUserspace, none, config.BackendUserspace, "configured", ""},
+		{"magic", nil, "", "", `wireguard.backend "magic" is not known`},
+	} {
+		backend, reason, err := pickBackend(c.want, c.unavailable)
+		text := ""
+		if err != nil {
+			text = err.Error()
 		}
-	}
-	if n := strings.Count(log.String(), "reason="); n != 1 {
-		t.Errorf("the reason was logged %d times, want once:\n%s", n, log.String())
-	}
-	if _, err := choose("kernel"); !errors.Is(err, errNoKernelBackend) {
-		t.Errorf("kernel: %v", err)
+		if backend != c.backend || reason != c.reason || text != c.err {
+			t.Errorf("%s with %v: %s, %q, %v", c.want, c.unavailable, backend, reason, err)
+		}
 	}
 }
 
@@ -199,11 +211,7 @@ func TestBackendsHideNothing(t *testing.T) {
 	if !inLab(t) {
 		return
 	}
-	choose := newBackends(slog.New(slog.DiscardHandler), &deviceWatch{})
-	b, err := choose("auto")
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := newBackend(config.BackendUserspace, "", &config.Config{}, host.New(host.Options{}), &deviceWatch{}, slog.New(slog.DiscardHandler))
 	key, err := wg.NewPrivateKey()
 	if err != nil {
 		t.Fatal(err)

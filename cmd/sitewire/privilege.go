@@ -12,8 +12,9 @@ import (
 	"sitewire/gateway/config"
 )
 
-// privileged says, before anything is touched, which privilege the daemon lacks and how to get it.
-func privileged(cfg *config.Config) error {
+// privileged says, before anything is touched, which privilege the daemon lacks and how to get it. Unavailable is why the kernel's WireGuard
+// cannot be had, nil if it can.
+func privileged(cfg *config.Config, backend config.Backend, unavailable error) error {
 	caps, err := capabilities()
 	if err != nil {
 		return err
@@ -28,12 +29,14 @@ func privileged(cfg *config.Config) error {
 		errs = append(errs, fmt.Errorf("CAP_NET_BIND_SERVICE is missing: BGP cannot listen on port %d\n"+
 			"add it to AmbientCapabilities= in the unit, or set bgp.port to one above 1023 here and at the neighbours", p))
 	}
-	if len(cfg.Peers) > 0 {
-		// Only the userspace backend is there.
+	if len(cfg.Peers) > 0 && backend == config.BackendUserspace {
 		f, err := os.OpenFile("/dev/net/tun", os.O_RDWR, 0)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("userspace WireGuard needs TUN devices: %w\n"+
 				"modprobe tun; in a container --device /dev/net/tun; in a systemd unit no PrivateDevices=, or DeviceAllow=/dev/net/tun", err))
+			if unavailable != nil {
+				errs = append(errs, fmt.Errorf("and the kernel's WireGuard needs none, but: %w", unavailable))
+			}
 		} else {
 			f.Close()
 		}

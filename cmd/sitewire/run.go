@@ -19,6 +19,7 @@ import (
 	"sitewire/gateway/config"
 	"sitewire/gateway/host"
 	"sitewire/gateway/probe"
+	"sitewire/gateway/wg/kernel"
 	"sitewire/metrics"
 	"sitewire/routes/fib"
 )
@@ -42,13 +43,18 @@ restart does not help).`,
 			if err != nil {
 				return withCode(exitConfig, fmt.Errorf("%s is not valid:\n%w", path, err))
 			}
-			if err := privileged(cfg); err != nil {
+			unavailable := kernel.Probe(cmd.Context())
+			backend, reason, wrong := pickBackend(cfg.WireGuard.Backend, unavailable)
+			if err := privileged(cfg, backend, unavailable); err != nil {
 				return withCode(exitCapability, err)
+			}
+			if wrong != nil {
+				return withCode(exitConfig, wrong)
 			}
 			if s := cmd.Flags().Lookup("socket"); s.Changed || a.env(socketEnv) != "" {
 				fmt.Fprintln(a.stderr, "sitewire: run listens on the socket that its configuration names;", "--socket and", socketEnv, "are for the other commands")
 			}
-			d := &process{cfg: cfg, load: load, started: time.Now()}
+			d := &process{cfg: cfg, load: load, backend: backend, reason: reason, started: time.Now()}
 			d.logs = metrics.NewLogCounter(newLogHandler(a.stderr, cfg.Log, d, os.Getenv("JOURNAL_STREAM") != ""))
 			d.log = slog.New(d.logs)
 			return d.run(cmd.Context())
@@ -62,6 +68,8 @@ restart does not help).`,
 type process struct {
 	cfg     *config.Config
 	load    func(path string) (*config.Config, error)
+	backend config.Backend // chosen, never auto
+	reason  string         // for that
 	logs    *metrics.LogCounter
 	log     *slog.Logger
 	started time.Time
@@ -91,9 +99,7 @@ func (d *process) run(ctx context.Context) error {
 		d.log.Warn("configuration", "warning", w.String())
 	}
 	d.limitMemory()
-	if d.cfg.WireGuard.Backend == config.BackendKernel {
-		return withCode(exitConfig, errNoKernelBackend) // before anything is touched
-	}
+	d.log.Info("WireGuard backend chosen", "backend", d.backend, "reason", d.reason)
 	if err := notRunning(ctx, d.cfg.Socket); err != nil {
 		return err
 	}
@@ -121,10 +127,11 @@ func (d *process) run(ctx context.Context) error {
 	}
 	defer d.fib.Close()
 	d.prober = probe.New(probe.Options{Log: d.log.With("part", "probe")})
+	backend := newBackend(d.backend, d.reason, d.cfg, machine, &d.devices, d.log)
 	d.gateway = gateway.New(gateway.Options{
 		Config:  d.cfg,
 		Load:    d.load,
-		Backend: newBackends(d.log, &d.devices),
+		Backend: func(string) (gateway.Backend, error) { return backend, nil },
 		Host:    machine,
 		FIB:     d.fib,
 		KernelRoute: func(ctx context.Context, a netip.Addr) (string, bool, error) {
