@@ -41,11 +41,16 @@ func pickBackend(want config.Backend, unavailable error) (backend config.Backend
 }
 
 // statsAge is how old the kernel's statistics may be where reading them is dear: a tunnel that dies is to be noticed in about the time that the
-// file gives it.
+// file gives it, and one that was heard from is not to be taken for silent when its session ends.
 func statsAge(cfg *config.Config) time.Duration {
 	age := 10 * time.Second
 	for _, p := range cfg.Peers {
 		age = min(age, p.DeadAfter/2)
+		for _, s := range p.Sessions {
+			if s.HoldTime > 0 {
+				age = min(age, s.HoldTime/3)
+			}
+		}
 	}
 	return age
 }

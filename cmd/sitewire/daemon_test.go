@@ -206,6 +206,21 @@ func TestBackends(t *testing.T) {
 	}
 }
 
+func TestStatsAge(t *testing.T) {
+	peer := func(dead, hold time.Duration) *config.Peer {
+		return &config.Peer{DeadAfter: dead, Sessions: []*config.Session{{HoldTime: hold}}}
+	}
+	for want, peers := range map[time.Duration][]*config.Peer{
+		10 * time.Second: {peer(3*time.Minute, 90*time.Second)},
+		3 * time.Second:  {peer(3*time.Minute, 90*time.Second), peer(3*time.Minute, 9*time.Second)},
+		2 * time.Second:  {peer(4*time.Second, 0), peer(3*time.Minute, 9*time.Second)},
+	} {
+		if got := statsAge(&config.Config{Peers: peers}); got != want {
+			t.Errorf("%v, want %v", got, want)
+		}
+	}
+}
+
 // What only some devices can do is found through whatever the program puts around them.
 func TestBackendsHideNothing(t *testing.T) {
 	if !inLab(t) {
