@@ -1,6 +1,7 @@
 package bgptest
 
 import (
+	"encoding/binary"
 	"math/rand/v2"
 	"net/netip"
 )
@@ -14,20 +15,31 @@ type Table struct {
 // perUpdate is how many prefixes share their attributes on the Internet.
 const perUpdate = 6
 
-// NewTable makes n IPv4 prefixes, mostly /24 with shorter ones around them, with one set of attributes to six of them,
-// as from the neighbour first with this next hop. Equal arguments give equal tables.
+// lengths are the prefix lengths of the Internet's IPv4 table, in thousandths.
+var lengths = [25]int{11: 1, 12: 1, 13: 1, 14: 1, 15: 2, 16: 14, 17: 8, 18: 14, 19: 25, 20: 45, 21: 54, 22: 114, 23: 105, 24: 615}
+
+// special are first octets of which at least a part is no one's to announce.
+var special = [256]bool{0: true, 10: true, 100: true, 127: true, 169: true, 172: true, 192: true, 198: true, 203: true}
+
+// NewTable makes n IPv4 prefixes with the lengths of the Internet's, one set of attributes to six of them, as from the
+// neighbour first with this next hop. AS paths have three to six ASes and there are up to three communities. Equal
+// arguments give equal tables; about two million prefixes is the most that fits.
 func NewTable(n int, first uint32, hop netip.Addr, seed uint64) *Table {
 	r := rand.New(rand.NewPCG(seed, 1))
-	t := &Table{}
+	var pick []int
+	for bits, share := range lengths {
+		for range share {
+			pick = append(pick, bits)
+		}
+	}
+	t := &Table{Prefixes: make([]netip.Prefix, 0, n), Updates: make([][]byte, 0, n/perUpdate+1)}
 	seen := make(map[netip.Prefix]bool, n)
 	for len(t.Prefixes) < n {
-		bits := 24
-		if k := r.IntN(10); k < 4 {
-			bits = 16 + k*2
-		}
-		a := netip.AddrFrom4([4]byte{byte(1 + r.IntN(100)), byte(r.IntN(256)), byte(r.IntN(256)), 0})
-		p, err := a.Prefix(bits)
-		if err != nil || seen[p] || a.As4()[0] == 10 {
+		bits := pick[r.IntN(len(pick))]
+		var a [4]byte
+		binary.BigEndian.PutUint32(a[:], r.Uint32())
+		p, err := netip.AddrFrom4(a).Prefix(bits)
+		if err != nil || a[0] >= 224 || special[a[0]] || seen[p] {
 			continue
 		}
 		seen[p] = true

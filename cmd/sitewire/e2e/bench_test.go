@@ -170,15 +170,21 @@ func cpuTime(t testing.TB, pid int) time.Duration {
 // residentKiB is the resident memory of a process.
 func residentKiB(t testing.TB, pid int) int {
 	t.Helper()
+	return statusKiB(t, pid, "VmRSS")
+}
+
+// statusKiB is one of the sizes in /proc/PID/status: VmRSS what is resident, VmHWM the most that ever was.
+func statusKiB(t testing.TB, pid int, what string) int {
+	t.Helper()
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	must(t, err)
 	for line := range strings.Lines(string(b)) {
-		if f := strings.Fields(line); len(f) == 3 && f[0] == "VmRSS:" {
+		if f := strings.Fields(line); len(f) == 3 && f[0] == what+":" {
 			n, err := strconv.Atoi(f[1])
 			must(t, err)
 			return n
 		}
 	}
-	t.Fatalf("no VmRSS on %s", runtime.GOOS)
+	t.Fatalf("no %s on %s", what, runtime.GOOS)
 	return 0
 }

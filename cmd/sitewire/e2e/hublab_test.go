@@ -67,6 +67,12 @@ type arrivals struct {
 
 func newHub(t testing.TB, spokes int) *hub {
 	t.Helper()
+	return newHubWith(t, spokes, "hub")
+}
+
+// newHubWith is newHub with another policy for the spokes.
+func newHubWith(t testing.TB, spokes int, policy string) *hub {
+	t.Helper()
 	l := newLab(t)
 	h := &hub{site: l.site("hub"), random: rand.New(rand.NewPCG(1, 2))}
 	var yaml strings.Builder
@@ -75,7 +81,7 @@ func newHub(t testing.TB, spokes int) *hub {
 	for i := range spokes {
 		s := h.spoke(i)
 		h.spokes = append(h.spokes, s)
-		fmt.Fprintf(&yaml, "  %s: { public_key: %s, asn: %d, policy: hub }\n", s.name, s.key.Public(), s.asn)
+		fmt.Fprintf(&yaml, "  %s: { public_key: %s, asn: %d, policy: %s }\n", s.name, s.key.Public(), s.asn, policy)
 	}
 	h.d = h.run(yaml.String())
 	for _, s := range h.spokes {
