@@ -19,10 +19,13 @@ import (
 //
 // With 100 idle peers 70 MiB are live, and after a start with Go's default, to double the heap between two collections,
 // 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
-// a heap is a million and a half small objects. In a large heap that would be too dear when a full table comes and goes.
+// a heap is a million and a half small objects. In a large heap that would be too dear when a full table comes and goes,
+// and in a small one while it is busy: a table of 100,000 routes took twice the time of both cores for it. So when
+// collections follow each other in less than hurry, it is Go's default until they would not.
 const (
 	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 100
+	hurry                   = 500 * time.Millisecond
 )
 
 // After quietLooks of lookEvery in which not more than quietRate bytes a second were allocated, memory is returned to the
@@ -48,11 +51,14 @@ type memory struct {
 	percent func(int)
 	trim    func()
 
-	last    heapLook
-	set     int    // percent
-	taken   uint64 // bytes allocated while busy since the last trim
-	quiet   int    // looks in a row
-	trimmed time.Time
+	last      heapLook
+	looked    time.Time // at last
+	collected time.Time // when the last collection ended
+	hurried   bool      // collections follow each other closely
+	set       int       // percent
+	taken     uint64    // bytes allocated while busy since the last trim
+	quiet     int       // looks in a row
+	trimmed   time.Time
 }
 
 // newMemory makes one for this process.
@@ -63,13 +69,53 @@ func newMemory() *memory {
 func (m *memory) run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
-	for now := time.Now(); ; {
-		m.step(now)
+	collections := make(chan struct{}, 1)
+	tellCollections(ctx, collections)
+	m.step(time.Now())
+	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case now = <-tick.C:
+		case now := <-tick.C:
+			m.step(now)
+		case <-collections:
+			m.collection(time.Now())
 		}
+	}
+}
+
+// tellCollections signals the end of each collection until ctx ends: what nothing points to is cleaned up after one.
+func tellCollections(ctx context.Context, c chan<- struct{}) {
+	runtime.AddCleanup(&struct{ self *int }{new(int)}, func(c chan<- struct{}) {
+		if ctx.Err() != nil {
+			return
+		}
+		select {
+		case c <- struct{}{}:
+		default:
+		}
+		tellCollections(ctx, c)
+	}, c)
+}
+
+// collection follows the end of one.
+func (m *memory) collection(now time.Time) {
+	if now.Sub(m.collected) < hurry && !m.hurried {
+		m.hurried = true
+		m.pace()
+	}
+	m.collected = now
+}
+
+// pace sets GOGC.
+func (m *memory) pace() {
+	p := gcPercent(m.last.live)
+	if m.hurried {
+		p = largePercent
+	}
+	if p != m.set {
+		m.set = p
+		m.percent(p)
 	}
 }
 
@@ -77,11 +123,12 @@ func (m *memory) run(ctx context.Context) error {
 func (m *memory) step(now time.Time) {
 	h := m.look()
 	allocated := h.allocated - m.last.allocated
-	m.last = h
-	if p := gcPercent(h.live); p != m.set {
-		m.set = p
-		m.percent(p)
+	if m.hurried { // would they still be, with what is set at rest?
+		between := float64(max(h.live, smallHeap)) * float64(gcPercent(h.live)) / 100
+		m.hurried = float64(allocated)*hurry.Seconds() > between*now.Sub(m.looked).Seconds()
 	}
+	m.last, m.looked = h, now
+	m.pace()
 	if allocated > quietRate*uint64(lookEvery/time.Second) {
 		m.taken += allocated
 		m.quiet = 0

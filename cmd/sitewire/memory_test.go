@@ -40,6 +40,40 @@ func TestMemoryIsReturnedWhenQuiet(t *testing.T) {
 	}
 }
 
+// While collections follow each other closely the heap may double, and only then.
+func TestMemoryWhileBusy(t *testing.T) {
+	const mib = 1 << 20
+	h := heapLook{live: 70 * mib}
+	var got []int
+	m := &memory{look: func() heapLook { return h }, percent: func(n int) { got = append(got, n) }, trim: func() {}}
+	now := time.Unix(0, 0)
+	m.step(now)
+	m.collection(now.Add(time.Second))
+	m.collection(now.Add(2 * time.Second)) // far enough apart
+	m.collection(now.Add(2*time.Second + hurry/2))
+	m.collection(now.Add(2*time.Second + hurry))
+	h.allocated += 2000 * mib
+	m.step(now.Add(lookEvery)) // still 400 MiB/s
+	h.allocated += 100 * mib
+	m.step(now.Add(2 * lookEvery)) // 20 MiB/s: with 25 % of 128 MiB, 1.6 s between two
+	if want := []int{25, 100, 25}; !slices.Equal(got, want) {
+		t.Errorf("GOGC was set to %v, want %v", got, want)
+	}
+}
+
+func TestCollectionsAreTold(t *testing.T) {
+	c := make(chan struct{}, 1)
+	tellCollections(t.Context(), c)
+	for range 3 { // it goes on
+		runtime.GC()
+		select {
+		case <-c:
+		case <-time.After(10 * time.Second):
+			t.Fatal("no word of a collection")
+		}
+	}
+}
+
 func TestLookAtHeap(t *testing.T) {
 	runtime.GC()
 	before := lookAtHeap()
