@@ -12,30 +12,39 @@ import (
 // forest is a table by prefix for one owner, who asks about covering and covered prefixes, and publishes versions that
 // others read and that never change. A persistent trie would do both, but copies whole nodes with all their leaves for
 // each change (measured: 25 to 50 microseconds); the trie here is modified in place, and the versions are a hash tree
-// in which a change copies little and in which only exact prefixes can be found.
+// that grows with what is in it, in which a change copies little and in which only exact prefixes can be found.
 type forest[V any] struct {
 	live    *bart.Table[V] // the owner's
 	version *version[V]
-	// ours says that version was not published yet, and mids which of its parts were not.
-	ours bool
-	mids [versionRoot]bool
+	// ours says that version was not published yet. Parts of it are ours if they are of this epoch.
+	ours  bool
+	epoch uint64
 }
 
-// Sizes of the hash tree: 32,768 leaves of a few entries each, whatever is in it.
+// Sizes of the hash tree. The root doubles when leaves hold more than leafSize entries on average.
 const (
-	versionRoot = 512
+	versionRoot = 512 // at first
 	versionMid  = 64
+	leafSize    = 4
 )
 
 // version is a published state of a forest. Immutable.
 type version[V any] struct {
 	// seed is random: what neighbours announce cannot be made to collide.
 	seed maphash.Seed
-	root [versionRoot]*versionPart[V]
+	// root has a power of two of parts. One that has not been written to since the root was doubled is there twice.
+	root []*versionPart[V]
 	size int
 }
 
-type versionPart[V any] [versionMid][]versionEntry[V]
+// versionPart holds the entries whose hash ends in the number of its first place in the root.
+type versionPart[V any] struct {
+	leaves [versionMid][]versionEntry[V]
+	span   int // number of places in the root when the part was made: a place and all that are span apart share it
+	// The rest is for the owner: when the part was made, and which leaves are not shared with earlier versions.
+	epoch uint64
+	own   uint64
+}
 
 type versionEntry[V any] struct {
 	prefix netip.Prefix
@@ -43,12 +52,12 @@ type versionEntry[V any] struct {
 }
 
 func newForest[V any]() *forest[V] {
-	return &forest[V]{live: new(bart.Table[V]), version: &version[V]{seed: maphash.MakeSeed()}}
+	return &forest[V]{live: new(bart.Table[V]), version: &version[V]{seed: maphash.MakeSeed(), root: make([]*versionPart[V], versionRoot)}}
 }
 
 func (v *version[V]) place(p netip.Prefix) (root, mid int) {
 	h := maphash.Comparable(v.seed, p)
-	return int(h % versionRoot), int(h / versionRoot % versionMid)
+	return int(h / versionMid % uint64(len(v.root))), int(h % versionMid)
 }
 
 // get returns the value of exactly this prefix.
@@ -58,8 +67,8 @@ func (v *version[V]) get(p netip.Prefix) (value V, ok bool) {
 	}
 	r, m := v.place(p)
 	if v.root[r] != nil {
-		for _, e := range v.root[r][m] {
-			if e.prefix == p {
+		for i := range v.root[r].leaves[m] {
+			if e := &v.root[r].leaves[m][i]; e.prefix == p {
 				return e.value, true
 			}
 		}
@@ -70,11 +79,11 @@ func (v *version[V]) get(p netip.Prefix) (value V, ok bool) {
 // all returns all entries in no order.
 func (v *version[V]) all() iter.Seq2[netip.Prefix, V] {
 	return func(yield func(netip.Prefix, V) bool) {
-		for _, part := range v.root {
-			if part == nil {
+		for r, part := range v.root {
+			if part == nil || r >= part.span {
 				continue
 			}
-			for _, leaf := range part {
+			for _, leaf := range part.leaves {
 				for _, e := range leaf {
 					if !yield(e.prefix, e.value) {
 						return
@@ -98,14 +107,14 @@ func (v *version[V]) sorted() []netip.Prefix {
 func (f *forest[V]) set(p netip.Prefix, value V) {
 	f.live.Insert(p, value)
 	leaf := f.leaf(p)
-	i := slices.IndexFunc(*leaf, func(e versionEntry[V]) bool { return e.prefix == p })
-	if i < 0 {
-		*leaf = append(slices.Clip(*leaf), versionEntry[V]{p, value})
-		f.version.size++
-		return
+	for i := range *leaf {
+		if e := &(*leaf)[i]; e.prefix == p {
+			e.value = value
+			return
+		}
 	}
-	*leaf = slices.Clone(*leaf)
-	(*leaf)[i].value = value
+	*leaf = append(*leaf, versionEntry[V]{p, value})
+	f.version.size++
 }
 
 func (f *forest[V]) remove(p netip.Prefix) {
@@ -114,26 +123,58 @@ func (f *forest[V]) remove(p netip.Prefix) {
 	}
 	f.live.Delete(p)
 	leaf := f.leaf(p)
-	*leaf = slices.DeleteFunc(slices.Clone(*leaf), func(e versionEntry[V]) bool { return e.prefix == p })
+	*leaf = slices.DeleteFunc(*leaf, func(e versionEntry[V]) bool { return e.prefix == p })
 	f.version.size--
 }
 
-// leaf returns the prefix's leaf in a version of our own; the leaf itself may still be shared.
+// leaf returns the prefix's leaf in a version of our own, to be modified in place.
 func (f *forest[V]) leaf(p netip.Prefix) *[]versionEntry[V] {
 	if !f.ours {
 		own := *f.version
+		own.root = slices.Clone(own.root)
 		f.version, f.ours = &own, true
-		clear(f.mids[:])
+		f.epoch++
 	}
-	r, m := f.version.place(p)
-	if !f.mids[r] {
-		own := new(versionPart[V])
-		if old := f.version.root[r]; old != nil {
-			*own = *old
+	v := f.version
+	if v.size >= leafSize*versionMid*len(v.root) {
+		v.root = slices.Concat(v.root, v.root)
+	}
+	r, m := v.place(p)
+	part := f.part(r)
+	if part.own&(1<<m) == 0 {
+		part.own |= 1 << m
+		part.leaves[m] = append(make([]versionEntry[V], 0, len(part.leaves[m])+1), part.leaves[m]...)
+	}
+	return &part.leaves[m]
+}
+
+// part returns the part of a place in the root, made for this version, with what belongs to that place alone.
+func (f *forest[V]) part(r int) *versionPart[V] {
+	v := f.version
+	old := v.root[r]
+	if old != nil && old.epoch == f.epoch && old.span == len(v.root) {
+		return old
+	}
+	span := len(v.root)
+	switch {
+	case old == nil:
+		v.root[r] = &versionPart[V]{span: span, epoch: f.epoch}
+	case old.span == span:
+		own := *old
+		own.epoch, own.own = f.epoch, 0
+		v.root[r] = &own
+	default: // the root was doubled since
+		for at := r % old.span; at < span; at += old.span {
+			v.root[at] = &versionPart[V]{span: span, epoch: f.epoch, own: ^uint64(0)}
 		}
-		f.version.root[r], f.mids[r] = own, true
+		for m, leaf := range old.leaves {
+			for _, e := range leaf {
+				at, _ := v.place(e.prefix)
+				v.root[at].leaves[m] = append(v.root[at].leaves[m], e)
+			}
+		}
 	}
-	return &f.version.root[r][m]
+	return v.root[r]
 }
 
 // publish returns the present version, which from now on does not change.

@@ -1,0 +1,64 @@
+package routes
+
+import (
+	"maps"
+	"math/rand/v2"
+	"net/netip"
+	"testing"
+)
+
+// Published versions stay as they were, whatever follows, while the tree grows several times.
+func TestForest(t *testing.T) {
+	r := rand.New(rand.NewPCG(3, 4))
+	prefix := func(i int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+	}
+	type published struct {
+		version *version[int]
+		want    map[netip.Prefix]int
+	}
+	const most = 4 * leafSize * versionRoot * versionMid
+	f, now := newForest[int](), map[netip.Prefix]int{}
+	var list []published
+	added := 0
+	for _, size := range []int{10, 1000, most / 4, most/4 + 10, most, most / 100} {
+		for len(now) != size {
+			p := prefix(added)
+			if len(now) > size {
+				p = prefix(r.IntN(added))
+				f.remove(p)
+				delete(now, p)
+				continue
+			}
+			added++
+			f.set(p, added)
+			now[p] = added
+			if again := prefix(r.IntN(added)); r.IntN(4) == 0 && now[again] != 0 {
+				now[again]++
+				f.set(again, now[again])
+			}
+		}
+		list = append(list, published{f.publish(), maps.Clone(now)})
+	}
+	if len(f.version.root) <= 2*versionRoot {
+		t.Errorf("the root has %d parts: it did not grow twice", len(f.version.root))
+	}
+	for i, x := range list {
+		got := maps.Collect(x.version.all())
+		if !maps.Equal(got, x.want) || x.version.size != len(x.want) {
+			t.Errorf("version %d has %d entries and says %d, want %d", i, len(got), x.version.size, len(x.want))
+		}
+		seen := 0
+		for range x.version.all() {
+			seen++
+		}
+		if seen != len(x.want) {
+			t.Errorf("version %d shows %d entries, some of them twice; want %d", i, seen, len(x.want))
+		}
+		for p, v := range x.want {
+			if got, ok := x.version.get(p); !ok || got != v {
+				t.Fatalf("version %d: %v is %d, %v; want %d", i, p, got, ok, v)
+			}
+		}
+	}
+}
