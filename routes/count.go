@@ -9,12 +9,14 @@ import (
 type counting struct {
 	c                              *Counts
 	ownRoutes, ownAllowed, ownRest bool
+	none                           Row // instead of no row
 }
 
 // move counts a row instead of the one before. Either may be nil.
 func (k *counting) move(old, row *Row) {
 	if old == nil {
-		old = &Row{Prefix: row.Prefix}
+		k.none.Prefix = row.Prefix
+		old = &k.none
 	}
 	k.scalars(old, -1)
 	k.scalars(row, +1)

@@ -63,7 +63,8 @@ type outcome struct {
 	why    string
 }
 
-// chooseBest picks up to MaxPaths ways from the best set or, if none of it is usable, from the best accepted path.
+// chooseBest picks up to MaxPaths ways from the best set or, if none of it is usable, from the best accepted path. What it
+// picked is good until it is called again.
 func (t *Table) chooseBest(r *Row, directOnly bool) outcome {
 	switch {
 	case len(r.best) == 0:
@@ -73,7 +74,7 @@ func (t *Table) chooseBest(r *Row, directOnly bool) outcome {
 	case t.rules.own.Get(r.Prefix):
 		return outcome{state: Refused, why: "our own prefix"}
 	}
-	out := outcome{state: Unresolved, why: "no usable path"}
+	out := outcome{picked: t.picked[:0], state: Unresolved, why: "no usable path"}
 	first := true
 	consider := func(n *neighbour, nextHop netip.Addr) {
 		ways, direct, why := t.ways(n, nextHop)
@@ -100,7 +101,7 @@ func (t *Table) chooseBest(r *Row, directOnly bool) outcome {
 			}
 		}
 	}
-	if len(out.picked) > 0 {
+	if t.picked = out.picked; len(out.picked) > 0 {
 		out.state, out.why = Selected, ""
 	}
 	return out
@@ -154,14 +155,23 @@ func originRank(o string) int {
 	return 2
 }
 
+// shown is the choice as a Row has it.
+func (c *choice) shown() Way {
+	w := Way{Hop: c.hop, Label: c.label}
+	if c.peer != nil {
+		w.Peer = c.peer.Name
+	}
+	return w
+}
+
 func (t *Table) setWays(r *Row, picked []choice) {
 	r.Ways, r.route = nil, Route{Prefix: r.Prefix}
+	if len(picked) == 1 {
+		r.Ways, r.route.Hops = t.share.way(picked[0].shown())
+		return
+	}
 	for _, c := range picked {
-		w := Way{Hop: c.hop, Label: c.label}
-		if c.peer != nil {
-			w.Peer = c.peer.Name
-		}
-		r.Ways = append(r.Ways, w)
+		r.Ways = append(r.Ways, c.shown())
 	}
 	slices.SortFunc(r.Ways, func(a, b Way) int { return compareHops(a.Hop, b.Hop) })
 	for _, w := range r.Ways {
@@ -172,11 +182,12 @@ func (t *Table) setWays(r *Row, picked []choice) {
 // setOwners decides who owns the prefix on each device.
 func (t *Table) setOwners(r *Row, picked []choice) {
 	r.Owners, r.conflicts = nil, nil
+	owners := t.owners[:0]
 	var wanted []Owner // on shared devices, by anybody
 	own := func(p *peer) {
-		i, found := slices.BinarySearchFunc(r.Owners, p.Device, func(o Owner, d string) int { return strings.Compare(o.Device, d) })
+		i, found := slices.BinarySearchFunc(owners, p.Device, func(o Owner, d string) int { return strings.Compare(o.Device, d) })
 		if !found {
-			r.Owners = slices.Insert(r.Owners, i, Owner{p.Device, p.Name})
+			owners = slices.Insert(owners, i, Owner{p.Device, p.Name})
 		}
 	}
 	want := func(p *peer) {
@@ -211,6 +222,13 @@ func (t *Table) setOwners(r *Row, picked []choice) {
 				}
 			}
 		}
+	}
+	switch t.owners = owners; len(owners) {
+	case 0:
+	case 1:
+		r.Owners = one(&t.share.owners, owners[0])
+	default:
+		r.Owners = slices.Clone(owners)
 	}
 	slices.SortFunc(wanted, func(a, b Owner) int { return strings.Compare(a.Device, b.Device) })
 	for i := 1; i < len(wanted); i++ {

@@ -53,7 +53,8 @@ type eorKey struct {
 type bestDelta struct {
 	reset   bool // the old set is gone, members make up the new one
 	members []memberDelta
-	at      time.Time // of the oldest change
+	at      time.Time      // of the oldest change
+	only    [1]memberDelta // room for members, which are rarely more
 }
 
 // memberDelta is the outcome for one neighbour.
@@ -61,7 +62,6 @@ type memberDelta struct {
 	neighbour string
 	add       bool
 	nextHop   netip.Addr // if add
-	at        time.Time  // if add
 	// gone are the next hops that were withdrawn, if not add. An invalid one stands for any.
 	gone []netip.Addr
 }
@@ -89,6 +89,7 @@ func (f *Feed) PutBest(changes ...BestChange) {
 			d := b.best[p]
 			if d == nil {
 				d = &bestDelta{at: c.At}
+				d.members = d.only[:0]
 				b.best[p] = d
 			}
 			d.fold(c)
@@ -176,7 +177,7 @@ func (d *bestDelta) fold(c BestChange) {
 		d.at = c.At
 	}
 	if c.Replace {
-		d.reset, d.members = true, nil
+		d.reset, d.members = true, d.only[:0]
 		if c.Withdrawn {
 			return
 		}
@@ -189,7 +190,7 @@ func (d *bestDelta) fold(c BestChange) {
 	m := &d.members[i]
 	switch {
 	case !c.Withdrawn:
-		*m = memberDelta{neighbour: c.Neighbour, add: true, nextHop: c.NextHop, at: c.At}
+		*m = memberDelta{neighbour: c.Neighbour, add: true, nextHop: c.NextHop}
 	case m.add && c.NextHop.IsValid() && c.NextHop != m.nextHop:
 		// A member that was replaced already.
 	case m.add:
@@ -210,9 +211,9 @@ func (d *bestDelta) apply(set []member, intern func(string) *neighbour) []member
 		i, found := slices.BinarySearchFunc(out, m.neighbour, func(x member, name string) int { return compareNames(x.from.name, name) })
 		switch {
 		case m.add && found:
-			out[i].nextHop, out[i].at = m.nextHop, m.at
+			out[i].nextHop = m.nextHop
 		case m.add:
-			out = slices.Insert(out, i, member{from: intern(m.neighbour), nextHop: m.nextHop, at: m.at})
+			out = slices.Insert(out, i, member{from: intern(m.neighbour), nextHop: m.nextHop})
 		case found && (slices.Contains(m.gone, netip.Addr{}) || slices.Contains(m.gone, out[i].nextHop)):
 			out = slices.Delete(out, i, i+1)
 		}

@@ -17,6 +17,7 @@ type Ledger struct {
 	// swept says that what an earlier run left may go: the first sync is complete.
 	swept  bool
 	counts Installed
+	share  share
 }
 
 // Installed counts what a Ledger holds. The maps are not shared.
@@ -134,8 +135,13 @@ func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
 			if i := h.owner(d); i >= 0 && h.allowed[i].Peer != o.Allowed.Peer {
 				l.counts.Moves[d]++
 			}
+			now := heldIP{Owner{d, o.Allowed.Peer}, acked}
+			if !slices.ContainsFunc(h.allowed, func(a heldIP) bool { return a.Device != d }) {
+				h.allowed = one(&l.share.held, now)
+				return
+			}
 			h.allowed = slices.DeleteFunc(slices.Clone(h.allowed), func(a heldIP) bool { return a.Device == d })
-			h.add(heldIP{Owner{d, o.Allowed.Peer}, acked})
+			h.add(now)
 		case Install:
 			if o.Route.Type == Unreachable {
 				h.discard = acked

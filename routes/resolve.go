@@ -49,7 +49,7 @@ func (t *Table) ways(n *neighbour, addr netip.Addr) (ways []way, direct bool, wh
 	case n.rule.Peer != "" && n.peer == nil:
 		return nil, true, "peer " + n.rule.Peer + " is not configured"
 	case !n.needsResolving():
-		return []way{{Hop{Device: n.peer.Device}, n.peer}}, true, ""
+		return n.tunnel, true, ""
 	}
 	h := t.nextHops.get(t, nextHopKey{addr.Unmap(), n.rule.Recursive})
 	return h.ways, h.direct, h.why

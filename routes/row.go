@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"time"
 )
 
 func compareNames(a, b string) int { return strings.Compare(a, b) }
@@ -93,7 +92,6 @@ type rpath struct {
 type member struct {
 	from    *neighbour
 	nextHop netip.Addr
-	at      time.Time
 }
 
 // Route that is desired; ok is false if there is none.

@@ -56,6 +56,8 @@ type neighbour struct {
 	known bool
 	rule  Neighbour
 	peer  *peer // nil on the LAN
+	// tunnel is the way to the peer.
+	tunnel []way
 	// prefixes for which the neighbour has a path or is in the best set.
 	// loss is how the last session ended, until something is announced in another.
 	loss     Loss

@@ -33,14 +33,20 @@ type Table struct {
 
 	// drafts are the rows that are being changed; nil outside of Apply and the Set methods.
 	drafts map[netip.Prefix]*draft
+	spare  []draft // for the next ones
+
+	share share
+	// Scratch space of decide.
+	picked []choice
+	owners []Owner
 }
 
 // draft is a row that is being changed, with what was there before.
 type draft struct {
 	row               *Row
 	old               *Row // nil: none
-	ownPaths, ownBest bool // the slices are ours to modify
-	why               Cause
+	ownPaths bool // the slice is ours to modify
+	why      Cause
 }
 
 // Cause of a change, for measuring how long it took.
@@ -124,6 +130,9 @@ func (t *Table) setRules(r *rules) {
 	for _, rule := range r.policy.Neighbours {
 		n := t.neighbour(rule.Name)
 		n.known, n.rule, n.peer = true, rule, r.peers[rule.Peer]
+		if n.peer != nil {
+			n.tunnel = []way{{Hop{Device: n.peer.Device}, n.peer}}
+		}
 	}
 	for name, p := range r.peers {
 		p.alive = t.liveness(name)
@@ -322,7 +331,10 @@ const promptness = time.Second
 func (t *Table) applyBest(p netip.Prefix, delta *bestDelta, now time.Time) {
 	d := t.draft(p)
 	before := d.row.best
-	d.row.best, d.ownBest = delta.apply(before, t.neighbour), true
+	d.row.best = delta.apply(before, t.neighbour)
+	if len(d.row.best) == 1 {
+		d.row.best = one(&t.share.best, d.row.best[0])
+	}
 	c := Cause{Decided: delta.at, Loss: lostBest(before, d.row.best)}
 	if c.Decided.IsZero() {
 		c.Decided = now
@@ -382,7 +394,12 @@ func (t *Table) draft(p netip.Prefix) *draft {
 	if d := t.drafts[p]; d != nil {
 		return d
 	}
-	d := &draft{row: &Row{Prefix: p}}
+	if len(t.spare) == 0 {
+		t.spare = make([]draft, 64)
+	}
+	d := &t.spare[0]
+	t.spare = t.spare[1:]
+	d.row = &Row{Prefix: p}
 	if old, ok := t.rows.live.Get(p); ok {
 		d.old = old
 		d.row.paths, d.row.best = old.paths, old.best
@@ -399,16 +416,17 @@ func (t *Table) finish() *Update {
 	if t.rules.recursive {
 		t.rebase(now)
 	}
-	order := slices.SortedFunc(maps.Keys(t.drafts), netip.Prefix.Compare)
-	for _, p := range order {
-		t.decide(t.drafts[p].row)
+	order := slices.Collect(maps.Values(t.drafts))
+	sortDrafts(order)
+	for _, d := range order {
+		t.decide(d.row)
 	}
 	order = t.limit(order, now)
 
 	u := &Update{Causes: make(map[netip.Prefix]Cause, len(order))}
 	counts := counting{c: &t.counts}
-	for _, p := range order {
-		d := t.drafts[p]
+	for _, d := range order {
+		p := d.row.Prefix
 		t.nextHops.replace(t, d.old, d.row)
 		counts.move(d.old, d.row)
 		if !d.row.empty() {
@@ -421,7 +439,7 @@ func (t *Table) finish() *Update {
 			u.Causes[p] = d.why
 		}
 	}
-	t.drafts, u.Losses, t.losses = nil, t.losses, nil
+	t.drafts, t.spare, u.Losses, t.losses = nil, nil, t.losses, nil
 	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts}
 	return u
 }
@@ -451,16 +469,21 @@ func (t *Table) rebase(now time.Time) {
 	}
 }
 
+func sortDrafts(list []*draft) {
+	slices.SortFunc(list, func(a, b *draft) int { return a.row.Prefix.Compare(b.row.Prefix) })
+}
+
 // limit admits BGP routes up to MaxRoutes. Routes that are in stay in; of those that wait the lowest prefix is next.
-func (t *Table) limit(order []netip.Prefix, now time.Time) []netip.Prefix {
+func (t *Table) limit(order []*draft, now time.Time) []*draft {
 	most := t.rules.policy.MaxRoutes
-	for _, p := range order {
-		if d := t.drafts[p]; d.old != nil && d.old.Source == BGP {
-			t.admitted[FamilyOf(p)]--
+	for _, d := range order {
+		if d.old != nil && d.old.Source == BGP {
+			t.admitted[FamilyOf(d.row.Prefix)]--
 		}
 	}
-	for _, p := range order {
-		d, f := t.drafts[p], FamilyOf(p)
+	for _, d := range order {
+		p := d.row.Prefix
+		f := FamilyOf(p)
 		t.waiting[f].Delete(p)
 		switch {
 		case d.row.Source != BGP:
@@ -477,17 +500,18 @@ func (t *Table) limit(order []netip.Prefix, now time.Time) []netip.Prefix {
 			t.admitted[f]++
 			if t.drafts[p] == nil {
 				t.touch(p, now)
-				t.decide(t.drafts[p].row)
-				order = append(order, p)
+				d := t.drafts[p]
+				t.decide(d.row)
+				order = append(order, d)
 			}
 		}
 	}
-	for _, p := range order {
-		if t.waiting[FamilyOf(p)].Get(p) {
-			t.refuseByLimit(t.drafts[p].row)
+	for _, d := range order {
+		if p := d.row.Prefix; t.waiting[FamilyOf(p)].Get(p) {
+			t.refuseByLimit(d.row)
 		}
 	}
-	slices.SortFunc(order, netip.Prefix.Compare)
+	sortDrafts(order)
 	return order
 }
 
