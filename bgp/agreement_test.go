@@ -242,7 +242,7 @@ func (l *lab) rib() map[netip.Prefix]string {
 				p, _ := prefixOf(n)
 				for _, path := range paths {
 					if !own(path) {
-						r := readAttrs(path.Attrs, true)
+						r := new(words).readAttrs(path.Attrs, true)
 						out[p] = show(r.asPath, netip.Addr{}, r.localPref, r.med, r.communities)
 					}
 				}

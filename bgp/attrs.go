@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/osrg/gobgp/v4/pkg/packet/bgp"
 
@@ -24,11 +25,32 @@ type received struct {
 	localPref   uint32
 	med         uint32
 	attrs       *routes.Attrs
+	// at is when the UPDATE was read, and generation in which of the neighbour's sessions.
+	at         time.Time
+	generation uint32
+}
+
+// wordLimit bounds how many communities are remembered as text; beyond it remembering begins anew.
+const wordLimit = 1 << 16
+
+// words are communities as text. Few different ones are carried by many routes.
+type words map[uint32]string
+
+func (w *words) of(c uint32) string {
+	if s, ok := (*w)[c]; ok {
+		return s
+	}
+	if *w == nil || len(*w) >= wordLimit {
+		*w = words{}
+	}
+	s := standard(c)
+	(*w)[c] = s
+	return s
 }
 
 // readAttrs reads what we use of a path's attributes. LOCAL_PREF counts only from iBGP neighbours (RFC 4271
 // section 5.1.5). Communities of ours that mark routes inside GoBGP are left out.
-func readAttrs(list []bgp.PathAttributeInterface, internal bool) *received {
+func (w *words) readAttrs(list []bgp.PathAttributeInterface, internal bool) *received {
 	r := &received{localPref: defaultLocalPref}
 	origin := "incomplete"
 	for _, a := range list {
@@ -56,9 +78,10 @@ func readAttrs(list []bgp.PathAttributeInterface, internal bool) *received {
 				r.localPref = a.Value
 			}
 		case *bgp.PathAttributeCommunities:
+			r.communities = slices.Grow(r.communities, len(a.Value))
 			for _, c := range a.Value {
 				if !isMark(c) {
-					r.communities = append(r.communities, standard(c))
+					r.communities = append(r.communities, w.of(c))
 				}
 			}
 		case *bgp.PathAttributeLargeCommunities:
@@ -73,6 +96,10 @@ func readAttrs(list []bgp.PathAttributeInterface, internal bool) *received {
 
 func newAttrs(origin string, path []uint32, communities []string, localPref, med uint32) *routes.Attrs {
 	a := &routes.Attrs{ASPath: path, Origin: origin, LocalPref: localPref, MED: med}
+	if !slices.ContainsFunc(communities, func(c string) bool { return strings.Count(c, ":") == 2 }) {
+		a.Communities = slices.Clip(communities)
+		return a
+	}
 	for _, c := range communities {
 		if strings.Count(c, ":") == 2 {
 			a.LargeCommunities = append(a.LargeCommunities, c)

@@ -56,9 +56,10 @@ func (v *view) onUpdate(paths []*apiutil.Path, at time.Time) {
 			continue // the last words of a session that this neighbour's configuration did not have
 		}
 		if from == nil || !sameAttrs(attrs, p.Attrs) {
-			from, attrs = readAttrs(p.Attrs, n.internal), p.Attrs
+			from, attrs = v.words.readAttrs(p.Attrs, n.internal), p.Attrs
+			from.at, from.generation = at, n.generation
 		}
-		v.update(n, prefix, from, at)
+		v.put(n, routes.FamilyOf(prefix), prefix, entry{from: from})
 	}
 }
 
@@ -101,7 +102,7 @@ func (v *view) bestGone(changes []routes.BestChange, prefix netip.Prefix, p *api
 	if !list[i].hidden {
 		changes = append(changes, routes.BestChange{Prefix: prefix, Neighbour: list[i].name(), Withdrawn: true, At: at})
 	}
-	v.setBest(prefix, slices.Delete(list, i, i+1))
+	v.setBest(prefix, slices.Delete(slices.Clone(list), i, i+1))
 	return changes
 }
 
@@ -133,12 +134,13 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 		changes = append(changes, change)
 	}
 	if !v.multipath {
-		list = list[:0]
+		list = nil
 	}
 	if i := slices.IndexFunc(list, func(o bestPath) bool { return o.from == b.from && o.id == b.id }); i >= 0 {
+		list = slices.Clone(list)
 		list[i] = b
 	} else {
-		list = append(list, b)
+		list = append(slices.Clip(list), b)
 	}
 	v.setBest(prefix, list)
 	return changes
@@ -146,9 +148,9 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 
 // hide takes a best path out of the feed whose prefix was refused just now: GoBGP follows, but later.
 func (v *view) hide(n *neighbour, prefix netip.Prefix, at time.Time) {
-	for i := range v.best[prefix] {
-		if b := &v.best[prefix][i]; b.from == n && !b.hidden {
-			b.hidden = true
+	for i, b := range v.best[prefix] {
+		if b.from == n && !b.hidden {
+			v.mark(prefix, i, true)
 			v.sink.PutBest(routes.BestChange{Prefix: prefix, Neighbour: n.cfg.Name, Withdrawn: true, At: at})
 		}
 	}
@@ -156,14 +158,33 @@ func (v *view) hide(n *neighbour, prefix netip.Prefix, at time.Time) {
 
 // show puts it back.
 func (v *view) show(n *neighbour, prefix netip.Prefix, e *entry) {
-	for i := range v.best[prefix] {
-		if b := &v.best[prefix][i]; b.from == n && b.hidden {
-			b.hidden = false
+	for i, b := range v.best[prefix] {
+		if b.from == n && b.hidden {
+			v.mark(prefix, i, false)
 			v.sink.PutBest(routes.BestChange{
-				Prefix: prefix, Neighbour: n.cfg.Name, NextHop: n.nextHop(e.from.nextHop), Replace: !v.multipath, At: e.at,
+				Prefix: prefix, Neighbour: n.cfg.Name, NextHop: n.nextHop(e.from.nextHop), Replace: !v.multipath, At: e.from.at,
 			})
 		}
 	}
+}
+
+// mark notes whether a best path is hidden.
+func (v *view) mark(prefix netip.Prefix, i int, hidden bool) {
+	list := slices.Clone(v.best[prefix])
+	list[i].hidden = hidden
+	v.keepBest(prefix, list)
+}
+
+// keepBest stores a set of best paths. Sets of one are shared: a million prefixes of one neighbour have the same.
+func (v *view) keepBest(prefix netip.Prefix, list []bestPath) {
+	if len(list) == 1 {
+		only := list[0]
+		if list = v.onlyBest[only]; list == nil {
+			list = []bestPath{only}
+			v.onlyBest[only] = list
+		}
+	}
+	v.best[prefix] = list
 }
 
 func (v *view) setBest(prefix netip.Prefix, list []bestPath) {
@@ -173,7 +194,7 @@ func (v *view) setBest(prefix netip.Prefix, list []bestPath) {
 	if len(list) == 0 {
 		delete(v.best, prefix)
 	} else {
-		v.best[prefix] = list
+		v.keepBest(prefix, list)
 	}
 	v.prefixes[f] += btoi(len(list) > 0) - btoi(had)
 }
@@ -225,7 +246,7 @@ func (v *view) onEOR(p *apiutil.Path, _ time.Time) {
 func (v *view) dropStale(n *neighbour) {
 	for f := range n.in {
 		for p, e := range n.in[f].entries {
-			if e.generation != n.generation {
+			if e.from.generation != n.generation {
 				v.remove(n, routes.Family(f), p)
 			}
 		}

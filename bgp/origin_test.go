@@ -5,7 +5,6 @@ import (
 	"net/netip"
 	"slices"
 	"testing"
-	"time"
 
 	"sitewire/bgp/policy"
 	"sitewire/bgp/rpki"
@@ -91,16 +90,16 @@ func TestDisputedOrigin(t *testing.T) {
 			t.Errorf("%s: GoBGP refuses it for the dispute: %v", when, is)
 		}
 	}
-	v.update(a, p, announced(a, 65001), time.Now())
+	v.put(a, routes.IPv4, p, entry{from: announced(a, 65001)})
 	expect("only a", "", "none", false)
-	v.update(b, p, announced(b, 65002), time.Now())
+	v.put(b, routes.IPv4, p, entry{from: announced(b, 65002)})
 	expect("b forges", SharedAddress, "forged", true)
-	v.update(b, p, announced(b, 65001), time.Now())
+	v.put(b, routes.IPv4, p, entry{from: announced(b, 65001)})
 	expect("b repents", "", "", false)
-	v.update(b, p, announced(b, 65002), time.Now())
+	v.put(b, routes.IPv4, p, entry{from: announced(b, 65002)})
 	v.remove(b, routes.IPv4, p)
 	expect("b forges and withdraws", "", "none", false)
-	v.update(b, p, announced(b, 65002), time.Now())
+	v.put(b, routes.IPv4, p, entry{from: announced(b, 65002)})
 	c := v.config
 	c.Origins = payloads(t)
 	v.setConfig(c)
@@ -118,8 +117,8 @@ func TestOriginsTouchOnlyTheirRoutes(t *testing.T) {
 	v, f := originView(t, Config{Neighbours: []Neighbour{n, plain}, Origins: payloads(t, one)})
 	a, b := v.byName["a"], v.byName["b"]
 	for _, p := range []string{"10.1.1.0/24", "10.2.1.0/24", "10.2.2.0/24", "10.3.0.0/16"} {
-		v.update(a, netip.MustParsePrefix(p), announced(a, 65001), time.Now())
-		v.update(b, netip.MustParsePrefix(p), announced(b, 65002), time.Now())
+		v.put(a, routes.IPv4, netip.MustParsePrefix(p), entry{from: announced(a, 65001)})
+		v.put(b, routes.IPv4, netip.MustParsePrefix(p), entry{from: announced(b, 65002)})
 	}
 	seen := func() []string {
 		out := f.order
@@ -165,7 +164,7 @@ func TestOriginsTouchOnlyTheirRoutes(t *testing.T) {
 	v.setConfig(c)
 	for i := range 4000 {
 		p := netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 2, byte(i / 16), byte(i % 16 * 16)}), 28)
-		v.update(a, p, announced(a, 65001), time.Now())
+		v.put(a, routes.IPv4, p, entry{from: announced(a, 65001)})
 		v.remove(a, routes.IPv4, p)
 	}
 	if n := len(tags(a, routes.IPv4, invalid)); n < 100 || n > 1100 {

@@ -37,7 +37,9 @@ type view struct {
 	order     []*neighbour
 	byName    map[string]*neighbour
 	byAddr    map[netip.Addr]*neighbour
-	best      map[netip.Prefix][]bestPath
+	best      map[netip.Prefix][]bestPath // the slices are never modified
+	onlyBest  map[bestPath][]bestPath
+	words     words
 	// alive holds what SetLiveness said, by name of neighbour or peer; what is missing lives.
 	alive    map[string]bool
 	want     map[netip.Addr]Neighbour // see wanted; nil: to be made
@@ -110,22 +112,21 @@ type adjIn struct {
 	tagged  map[tagKind]map[netip.Prefix]struct{}
 	warned  bool
 	last    *routes.Attrs
+	path    *routes.Path // the last one that was put
 }
 
 // entry is one path of an Adj-RIB-In.
 type entry struct {
-	from       *received
-	reason     string // why not; empty if accepted
-	at         time.Time
-	generation uint32
-	verdicts   verdicts
+	from     *received
+	reason   string // why not; empty if accepted
+	verdicts verdicts
 }
 
 func newView(sink Sink, wake func()) *view {
 	return &view{
 		sink: sink, wake: wake,
 		byName: map[string]*neighbour{}, byAddr: map[netip.Addr]*neighbour{},
-		best: map[netip.Prefix][]bestPath{}, refused: map[refusal]struct{}{}, alive: map[string]bool{}, settling: map[*neighbour]*settling{},
+		best: map[netip.Prefix][]bestPath{}, onlyBest: map[bestPath][]bestPath{}, refused: map[refusal]struct{}{}, alive: map[string]bool{}, settling: map[*neighbour]*settling{},
 	}
 }
 
@@ -252,12 +253,7 @@ func (v *view) forget(n *neighbour) {
 	}
 }
 
-// update puts a path of the neighbour's; from and at are those of the UPDATE.
-func (v *view) update(n *neighbour, p netip.Prefix, from *received, at time.Time) {
-	f := routes.FamilyOf(p)
-	v.put(n, f, p, entry{from: from, at: at, generation: n.generation})
-}
-
+// put takes a path of the neighbour's in, new or again.
 func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	t := &n.in[f]
 	old, had := t.entries[p]
@@ -278,7 +274,7 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	} else {
 		t.rejected[e.reason]++
 	}
-	if e.generation != n.generation {
+	if e.from.generation != n.generation {
 		t.stale++
 	}
 	v.refuse(n, f, p, e.reason == ASSet || e.reason == policy.NextHop || e.reason == PrefixLimit && len(n.siblings) > 0)
@@ -286,11 +282,15 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	v.counted = true
 	v.limitWarning(n, f)
 	if e.reason != "" {
-		v.hide(n, p, e.at)
+		v.hide(n, p, e.from.at)
 	}
-	v.sink.PutPath(n.cfg.Name, p, &routes.Path{
-		NextHop: n.nextHop(e.from.nextHop), Rejected: e.reason, Attrs: attrs, Received: e.at, Session: e.generation,
-	})
+	path := routes.Path{
+		NextHop: n.nextHop(e.from.nextHop), Rejected: e.reason, Attrs: attrs, Received: e.from.at, Session: e.from.generation,
+	}
+	if t.path == nil || *t.path != path { // most prefixes of an UPDATE have the same
+		t.path = &path
+	}
+	v.sink.PutPath(n.cfg.Name, p, t.path)
 	if e.reason == "" {
 		v.show(n, p, &e)
 	}
@@ -307,7 +307,7 @@ func (v *view) uncount(n *neighbour, f routes.Family, e *entry) {
 	} else if t.rejected[e.reason]--; t.rejected[e.reason] <= 0 {
 		delete(t.rejected, e.reason)
 	}
-	if e.generation != n.generation {
+	if e.from.generation != n.generation {
 		t.stale--
 	}
 }

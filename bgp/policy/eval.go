@@ -27,11 +27,14 @@ func (p *Policy) eval(r Route, c *Context, in bool) Verdict {
 			return Verdict{Rule: InvalidPolicy, Route: r}
 		}
 	}
-	refuse, steps := p.refuseExport, prog.exports
+	var reason string
+	steps := prog.exports
 	if in {
-		refuse, steps = p.refuseImport, prog.imports
+		steps, reason = prog.imports, p.refuseImport(&r, c)
+	} else {
+		reason = p.refuseExport(&r, c)
 	}
-	if reason := refuse(&r, c); reason != "" {
+	if reason != "" {
 		return Verdict{Rule: reason, Route: r}
 	}
 	out := r
