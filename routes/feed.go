@@ -15,6 +15,8 @@ type Feed struct {
 	mu   sync.Mutex
 	next Batch
 	wake chan struct{}
+	// paths and best are how many the last batch had: when a table comes in, the next one has about as many.
+	paths, best int
 }
 
 // NewFeed returns an empty Feed.
@@ -35,6 +37,9 @@ type Batch struct {
 	// first is when the oldest thing in the batch came in; zero if the batch is empty.
 	first time.Time
 }
+
+// mostExpected bounds the room that is made for a batch before it is there.
+const mostExpected = 1 << 12
 
 // Empty tells whether nothing happened.
 func (b *Batch) Empty() bool { return b.first.IsZero() }
@@ -70,7 +75,7 @@ type memberDelta struct {
 func (f *Feed) PutPath(neighbour string, prefix netip.Prefix, p *Path) {
 	f.put(func(b *Batch) {
 		if b.paths == nil {
-			b.paths = make(map[pathKey]*Path)
+			b.paths = make(map[pathKey]*Path, min(f.paths, mostExpected))
 		}
 		b.paths[pathKey{neighbour, prefix.Masked()}] = p
 	})
@@ -82,7 +87,7 @@ func (f *Feed) PutPath(neighbour string, prefix netip.Prefix, p *Path) {
 func (f *Feed) PutBest(changes ...BestChange) {
 	f.put(func(b *Batch) {
 		if b.best == nil {
-			b.best = make(map[netip.Prefix]*bestDelta)
+			b.best = make(map[netip.Prefix]*bestDelta, min(f.best, mostExpected))
 		}
 		for _, c := range changes {
 			p := c.Prefix.Masked()
@@ -168,7 +173,7 @@ func (f *Feed) Take() Batch {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b := f.next
-	f.next = Batch{}
+	f.next, f.paths, f.best = Batch{}, len(b.paths), len(b.best)
 	return b
 }
 

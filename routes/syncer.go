@@ -14,8 +14,11 @@ import (
 
 // Timing of the Syncer.
 const (
-	// foldWindow is how long after a batch the next one gathers; after a longer pause a change goes out at once.
+	// foldWindow is how long after a batch the next one gathers; after a longer pause a change goes out at once. After a
+	// batch that took longer the next one gathers as long as that took, up to foldMost: each batch has a price of its own,
+	// and a table that comes in has to pay it less often.
 	foldWindow = 2 * time.Millisecond
+	foldMost   = 25 * time.Millisecond
 	// kernelDebounce gathers the kernel's notifications.
 	kernelDebounce = 50 * time.Millisecond
 	// settle is how long after the last End-of-RIB leftovers are swept: a restarting speaker selects its best paths
@@ -277,11 +280,13 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 	if b.Empty() {
 		return
 	}
+	start := time.Now()
 	u := s.table.Apply(b)
 	s.lost(u.Losses)
 	s.snapshot = u.Snapshot
 	s.sync(ctx, u.Changed, u.Causes)
-	s.quiet = time.Now().Add(foldWindow)
+	end := time.Now()
+	s.quiet = end.Add(min(max(end.Sub(start), foldWindow), foldMost))
 	s.considerSweep()
 }
 

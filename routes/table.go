@@ -43,8 +43,8 @@ type Table struct {
 
 // draft is a row that is being changed, with what was there before.
 type draft struct {
-	row               *Row
-	old               *Row // nil: none
+	row      *Row
+	old      *Row // nil: none
 	ownPaths bool // the slice is ours to modify
 	why      Cause
 }
