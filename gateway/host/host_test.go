@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -323,6 +326,37 @@ func TestRulesMain(t *testing.T) {
 	r.same("rules after teardown", before, r.allRules())
 	if out, err := r.ns.Command(t.Context(), "ip", "route", "show", "table", "21335").CombinedOutput(); err == nil && len(out) != 0 {
 		t.Errorf("underlay table after teardown: %s", out)
+	}
+}
+
+// TestRulesInALargeTable: to follow the underlay's default routes, the learned ones are not read.
+func TestRulesInALargeTable(t *testing.T) {
+	r := newRig(t)
+	r.setLink(LinkConfig{Name: "tun0", Up: true})
+	r.ip("route replace default metric 7 nexthop via 192.0.2.253 dev eth0 nexthop via 192.0.2.254 dev eth0")
+	const routes = 5000
+	var batch strings.Builder
+	for i := range routes {
+		fmt.Fprintf(&batch, "route add 10.%d.%d.0/24 dev tun0 proto 83\n", i/250, i%250)
+	}
+	file := filepath.Join(t.TempDir(), "routes")
+	if err := os.WriteFile(file, []byte(batch.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.ip("-batch " + file)
+	set := func() error {
+		return r.host.SetRules(t.Context(), RulesConfig{Mark: mark, Table: 254, Priority: 20763})
+	}
+	r.do(set)
+	if copies := strings.Join(r.ip("route show table 21335"), "\n"); !strings.Contains(copies, "192.0.2.253") || !strings.Contains(copies, "192.0.2.254") {
+		t.Errorf("the default route with two next hops was not copied: %s", copies)
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	r.do(set)
+	runtime.ReadMemStats(&after)
+	if n := after.Mallocs - before.Mallocs; n > routes {
+		t.Errorf("%d allocations beside %d routes: it has read them", n, routes)
 	}
 }
 

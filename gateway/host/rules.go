@@ -175,11 +175,11 @@ func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) (
 func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error {
 	var want []netlink.Route
 	if wanted {
-		tunnels, err := h.tunnels(nlh)
+		tunnels, others, err := h.devices(nlh)
 		if err != nil {
 			return err
 		}
-		main, err := nlh.RouteListFiltered(family, &netlink.Route{Table: unix.RT_TABLE_MAIN, Dst: nil}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		main, err := defaultRoutes(nlh, family, others)
 		if h.count("route_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
 			return fmt.Errorf("list default routes: %w", err)
 		}
@@ -193,7 +193,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 			}
 		}
 	}
-	have, err := nlh.RouteListFiltered(family, &netlink.Route{Table: int(h.underlay), Protocol: netlink.RouteProtocol(h.protocol)}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
+	have, _, err := filtered(nlh, family, &netlink.Route{Table: int(h.underlay), Protocol: netlink.RouteProtocol(h.protocol)}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_PROTOCOL)
 	if h.count("route_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
 		return fmt.Errorf("list underlay routes: %w", err)
 	}
@@ -221,19 +221,56 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 	return nil
 }
 
-// tunnels are the devices in our group.
-func (h *Host) tunnels(nlh *netlink.Handle) (map[int]bool, error) {
+// devices returns the indexes of the devices that are tunnels of ours, and of the others.
+func (h *Host) devices(nlh *netlink.Handle) (tunnels map[int]bool, others []int, _ error) {
 	links, err := nlh.LinkList()
 	if h.count("link_list", err) != nil {
-		return nil, fmt.Errorf("list devices: %w", err)
+		return nil, nil, fmt.Errorf("list devices: %w", err)
 	}
-	out := map[int]bool{}
+	tunnels = map[int]bool{}
 	for _, l := range links {
-		if l.Attrs().Group == h.group {
-			out[l.Attrs().Index] = true
+		if a := l.Attrs(); a.Group == h.group {
+			tunnels[a.Index] = true
+		} else {
+			others = append(others, a.Index)
+		}
+	}
+	return tunnels, others, nil
+}
+
+// defaultRoutes lists the default routes of the main table that lead out of one of these devices. It asks the kernel for one device
+// after the other: the table may hold a million routes into tunnels, and this is asked every few seconds.
+func defaultRoutes(nlh *netlink.Handle, family int, devices []int) ([]netlink.Route, error) {
+	var out []netlink.Route
+	for _, i := range devices {
+		// Without RT_FILTER_OIF in the mask, which would leave out routes with several next hops.
+		list, chosen, err := filtered(nlh, family, &netlink.Route{Table: unix.RT_TABLE_MAIN, LinkIndex: i}, netlink.RT_FILTER_TABLE|netlink.RT_FILTER_DST)
+		if err != nil {
+			return nil, err
+		}
+		for _, r := range list {
+			if !slices.ContainsFunc(out, r.Equal) {
+				out = append(out, r)
+			}
+		}
+		if !chosen {
+			break // the kernel told all
 		}
 	}
 	return out, nil
+}
+
+// filtered lists routes. Kernels since 4.20 choose by table, protocol and device themselves, if asked to be strict; then chosen is set.
+func filtered(nlh *netlink.Handle, family int, want *netlink.Route, mask uint64) (list []netlink.Route, chosen bool, err error) {
+	chosen = nlh.SetStrictCheck(true) == nil
+	list, err = nlh.RouteListFiltered(family, want, mask)
+	if chosen {
+		err = errors.Join(err, nlh.SetStrictCheck(false))
+		if errors.Is(err, unix.ENOENT) { // there is no such table yet
+			err = nil
+		}
+	}
+	return list, chosen, err
 }
 
 // Teardown removes our rules, the underlay table and the firewall table. Devices, and the addresses on them, go with whoever made them.
