@@ -21,7 +21,7 @@ import (
 // 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
 // a heap is a million and a half small objects. In a large heap that would be too dear when a full table comes and goes,
 // and in a small one while it is busy: a table of 100,000 routes took twice the time of both cores for it. So when
-// collections follow each other in less than hurry, it is Go's default until they would not.
+// collections follow each other in less than hurry, it is Go's default or more until they would not.
 const (
 	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 100
@@ -110,8 +110,8 @@ func (m *memory) collection(now time.Time) {
 // pace sets GOGC.
 func (m *memory) pace() {
 	p := gcPercent(m.last.live)
-	if m.hurried {
-		p = largePercent
+	if m.hurried { // a small heap may grow by as much as there is in one that is no longer small
+		p = max(largePercent, int(100*smallHeap/max(m.last.live, 1)))
 	}
 	if p != m.set {
 		m.set = p
