@@ -142,13 +142,18 @@ func (r *received) after(out *policy.Route, previous *routes.Attrs) *routes.Attr
 }
 
 // sameAttrs reports whether two paths come with the very same attributes, as the prefixes of an UPDATE do: GoBGP hands
-// out pointers to them.
+// out pointers to them. Only MP_REACH_NLRI is made anew for each prefix.
 func sameAttrs(a, b []bgp.PathAttributeInterface) bool {
 	if len(a) != len(b) {
 		return false
 	}
 	for i := range a {
-		if a[i] != b[i] {
+		if a[i] == b[i] {
+			continue
+		}
+		x, ok := a[i].(*bgp.PathAttributeMpReachNLRI)
+		y, too := b[i].(*bgp.PathAttributeMpReachNLRI)
+		if !ok || !too || x.Nexthop != y.Nexthop {
 			return false
 		}
 	}
