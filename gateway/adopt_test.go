@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"errors"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -253,6 +254,37 @@ func TestTakeOverFails(t *testing.T) {
 				defer r.host.mu.Unlock()
 				if r.host.rules == nil || r.host.wall == "" {
 					t.Error("the rules have gone")
+				}
+			})
+		})
+	}
+}
+
+// Somebody else's devices that were taken over outlive a start that fails, at whatever step. Those that the start made do not.
+func TestFirstStartFails(t *testing.T) {
+	for name, fail := range map[string]func(*rig){
+		"device":      func(r *rig) { r.backend.failWith(failing("open wg-store")) },
+		"allowed-IPs": func(r *rig) { r.backend.device("wg-nyc").unreadable.Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := lastingRig(t)
+				r.stop(false)
+				os.RemoveAll(filepath.Join(r.dir, "state")) // as if others had made them
+				r.backend.vanish("wg-store")
+				r.feed, r.ended = routes.NewFeed(), make(chan error, 1)
+				r.make(twoPeers)
+				fail(r)
+				r.run()
+				if err := <-r.ended; !errors.Is(err, errTest) {
+					t.Errorf("it ended with %v", err)
+				}
+				if got := r.backend.names(); !slices.Equal(got, []string{"wg-nyc"}) {
+					t.Errorf("devices %v are left", got)
+				}
+				stats, err := r.backend.device("wg-nyc").Fake.Stats(t.Context())
+				if err != nil || len(stats) != 1 {
+					t.Errorf("the device has %v, %v", stats, err)
 				}
 			})
 		})

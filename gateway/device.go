@@ -228,11 +228,11 @@ func (t *tunnels) closeDevice(name string, remove bool) {
 	}
 }
 
-// Close closes all devices, and with remove takes them and what an earlier run left out of the system. It must come after
-// Run returned.
-func (t *tunnels) Close(remove bool) {
+// Close closes all devices, and with remove takes them and what an earlier run left out of the system: with adopted also
+// those that were there before. It must come after Run returned.
+func (t *tunnels) Close(remove, adopted bool) {
 	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
-		t.closeDevice(name, remove)
+		t.closeDevice(name, remove && (adopted || !t.devices[name].adopted))
 	}
 	if !remove {
 		return

@@ -79,6 +79,15 @@ type simDevice struct {
 	mtu, underlays atomic.Int64
 	deaf           atomic.Int64 // so many polls fail
 	age            atomic.Int64 // of what polls tell, in nanoseconds
+	unreadable     atomic.Bool  // nobody can ask who owns what
+}
+
+// AllowedIPs fails if the test said so.
+func (d *simDevice) AllowedIPs(ctx context.Context) ([]wg.AllowedIP, error) {
+	if d.unreadable.Load() {
+		return nil, errTest
+	}
+	return d.Fake.AllowedIPs(ctx)
 }
 
 // StatsTime is when the device was looked at for what Stats returns.

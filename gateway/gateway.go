@@ -227,7 +227,8 @@ func (g *Gateway) Run(ctx context.Context) error {
 	if e := group.Wait(); !errors.Is(e, context.Canceled) {
 		err = errors.Join(err, e)
 	}
-	g.tunnels.Close(remove)
+	// A start that failed does not cost its owner a device that was taken over.
+	g.tunnels.Close(remove, g.teardown.Load())
 	return err
 }
 
