@@ -189,6 +189,26 @@ func TestSetLink(t *testing.T) {
 	}
 }
 
+// TestForeignAddressStays: an address that somebody else gave the device with another length does what ours would do, and is not taken away
+// for it.
+func TestForeignAddressStays(t *testing.T) {
+	r := newRig(t)
+	r.ip("addr add fd00::1/64 dev tun0 nodad")
+	r.ip("link set tun0 up")
+	before := r.ip("addr show dev tun0 to fd00::1")
+	c := LinkConfig{Name: "tun0", Up: true, Addresses: []Address{{Local: p("fd00::1/128"), Peer: p("fd01::2/128")}}}
+	r.setLink(c)
+	r.same("the address", before[1:], r.ip("addr show dev tun0 to fd00::1")[1:])
+	if got := r.ip("route get fd01::2"); !strings.Contains(got[0], "dev tun0") || !strings.Contains(got[0], "src fd00::1") {
+		t.Errorf("the other end is reached by %q", got)
+	}
+	r.ip("addr del fd00::1/64 dev tun0")
+	r.setLink(c)
+	if got := r.addresses("tun0"); !slices.Contains(got, "fd00::1 peer fd01::2/128") {
+		t.Errorf("once it has gone the device has %q", got)
+	}
+}
+
 // TestLinkLocalAppears: a device that was up before we came has an automatic link-local address; ours takes its place.
 func TestLinkLocalAppears(t *testing.T) {
 	r := newRig(t)

@@ -193,12 +193,14 @@ func (h *Host) setAddresses(c LinkConfig, index int, ownLinkLocal bool, known ma
 			return a.protocol == h.protocol || known[a.Address] || ownLinkLocal && isLinkLocal6(a.Local.Addr())
 		}
 		for _, a := range slices.SortedFunc(maps.Keys(want), Address.Compare) {
-			if slices.ContainsFunc(have, func(l listed) bool { return l.Address == a }) {
+			// IPv6 knows an address once, whatever its length and peer. Somebody else's does as it is (peerRoutes sees to the other end): to
+			// change it, it would have to go for a moment.
+			once := func(l listed) bool { return a.Local.Addr().Is6() && l.Local.Addr() == a.Local.Addr() }
+			if slices.ContainsFunc(have, func(l listed) bool { return l.Address == a || once(l) && !mine(l) }) {
 				continue
 			}
-			// IPv6 knows an address once, whatever its length and peer.
 			for _, old := range have {
-				if a.Local.Addr().Is6() && old.Local.Addr() == a.Local.Addr() && mine(old) {
+				if once(old) {
 					if err := h.count("address_delete", changeAddress(unix.RTM_DELADDR, 0, index, old.Address, 0)); err != nil {
 						return any, fmt.Errorf("replace address %v: %w", old, explain(err))
 					}
