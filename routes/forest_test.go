@@ -17,8 +17,10 @@ func TestForest(t *testing.T) {
 		version *version[int]
 		want    map[netip.Prefix]int
 	}
-	const most = 4 * leafSize * versionRoot * versionMid
+	const root = 4 // so that it grows soon
+	const most = 8 * leafSize * root * versionMid
 	f, now := newForest[int](), map[netip.Prefix]int{}
+	f.version.root = f.version.root[:root]
 	var list []published
 	added := 0
 	for _, size := range []int{10, 1000, most / 4, most/4 + 10, most, most / 100} {
@@ -40,7 +42,7 @@ func TestForest(t *testing.T) {
 		}
 		list = append(list, published{f.publish(), maps.Clone(now)})
 	}
-	if len(f.version.root) <= 2*versionRoot {
+	if len(f.version.root) <= 2*root {
 		t.Errorf("the root has %d parts: it did not grow twice", len(f.version.root))
 	}
 	for i, x := range list {
