@@ -20,6 +20,8 @@ func (c *counter) PutBest(changes ...routes.BestChange)       { c.best.Add(int64
 func (c *counter) PutEndOfRIB(string, routes.Family, uint32)  {}
 func (c *counter) PutLoss(string, routes.LossKind, time.Time) {}
 
+func (c *counter) PutReachable(string, bool) {}
+
 // BenchmarkReceive takes a table in from one neighbour, through policy, to the last best path in the Sink.
 func BenchmarkReceive(b *testing.B) {
 	const n = 20000

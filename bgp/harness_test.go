@@ -38,15 +38,17 @@ type feed struct {
 	best   map[netip.Prefix][]routes.BestChange
 	eor    map[string]uint32 // "name family" to session
 	losses []routes.Loss
-	// order notes what came after what: "path NAME PREFIX", "gone …", "best …", "unbest …", "eor …", "lost …".
-	order   []string
-	changed chan struct{}
+	// order notes what came after what: "path NAME PREFIX", "gone …", "best …", "unbest …", "eor …", "lost …", "reachable NAME true".
+	order []string
+	// reachable is what was said last.
+	reachable map[string]bool
+	changed   chan struct{}
 }
 
 func newFeed() *feed {
 	return &feed{
 		paths: map[string]map[netip.Prefix]routes.Path{}, best: map[netip.Prefix][]routes.BestChange{},
-		eor: map[string]uint32{}, changed: make(chan struct{}),
+		eor: map[string]uint32{}, changed: make(chan struct{}), reachable: map[string]bool{},
 	}
 }
 
@@ -111,6 +113,13 @@ func (f *feed) PutLoss(n string, kind routes.LossKind, at time.Time) {
 	defer f.mu.Unlock()
 	f.losses = append(f.losses, routes.Loss{Of: n, Kind: kind, At: at})
 	f.note("lost %s %v", n, kind)
+}
+
+func (f *feed) PutReachable(n string, is bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.reachable[n] = is
+	f.note("reachable %s %t", n, is)
 }
 
 // wait returns when the condition holds.

@@ -101,6 +101,7 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		n.capabilities(s.RemoteCap)
 		v.recompile = true
 		n.waiting, n.lostAt = false, time.Time{}
+		v.sink.PutReachable(n.cfg.Name, true)
 		for f := range n.in {
 			t := &n.in[f]
 			t.eor = false

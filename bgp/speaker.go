@@ -39,6 +39,9 @@ type Sink interface {
 	// PutLoss says, before the paths go, that what the neighbour announced is lost with its session; again, with the same
 	// time, when it is known why.
 	PutLoss(neighbour string, kind routes.LossKind, at time.Time)
+	// PutReachable says that packets of the neighbour do not arrive (BFD), long before its paths have been withdrawn one by
+	// one; and that there is a session.
+	PutReachable(neighbour string, is bool)
 }
 
 // ErrRestart says that a change needs a new Speaker.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime/pprof"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -165,7 +166,7 @@ func TestWithdrawAgain(t *testing.T) {
 	}
 	l.feed.mu.Lock()
 	defer l.feed.mu.Unlock()
-	if len(l.feed.order) != 0 {
-		t.Errorf("the feed saw it: %v", l.feed.order)
+	if seen := slices.DeleteFunc(slices.Clone(l.feed.order), func(s string) bool { return s == "reachable b true" }); len(seen) != 0 {
+		t.Errorf("the feed saw it: %v", seen)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"sitewire/bgp/bfd"
+	"sitewire/routes"
 )
 
 // BFD beside the sessions: it begins when a session is up, ends with it, and ends it at once when it fails. So a session
@@ -51,6 +52,8 @@ func (v *view) bfdFailed(f bfd.Failure) {
 		return
 	}
 	n.cut = f.Diagnostic
+	v.lost(n, routes.LossBFD, time.Now())
+	v.sink.PutReachable(n.cfg.Name, false)
 	v.wake()
 }
 

@@ -45,6 +45,14 @@ func TestBFDEndsSession(t *testing.T) {
 	if s := l.session("a", "second session", func(s Session) bool { return s.State == Established }); s.Downs["bfd_down"] != 1 {
 		t.Errorf("downs %v", s.Downs)
 	}
+	// The tunnel's routes move at once; what GoBGP withdraws prefix by prefix comes after that.
+	l.feed.wait(t, "word that it is back", func() bool { return slices.Index(l.feed.order, "reachable a false") >= 0 && l.feed.reachable["a"] })
+	l.feed.mu.Lock()
+	defer l.feed.mu.Unlock()
+	at := func(event string) int { return slices.Index(l.feed.order, event) }
+	if lost, cut, gone := at("lost a bfd"), at("reachable a false"), at("gone a 10.2.0.0/16"); lost < 0 || lost > cut || cut > gone {
+		t.Errorf("in this order: %q", l.feed.order)
+	}
 }
 
 func TestBFDOverHops(t *testing.T) {

@@ -63,6 +63,8 @@ type Options struct {
 	Backend func(name string) (Backend, error)
 	Host    Host
 	FIB     routes.FIB
+	// Switcher of the FIB; nil if it has none.
+	Switcher routes.Switcher
 	// KernelRoute asks the kernel for the route that it uses for an address, whoever wrote it: its text, empty if there
 	// is none, and whether it is ours. Only for explanations; may be nil.
 	KernelRoute func(context.Context, netip.Addr) (text string, ours bool, err error)
@@ -153,7 +155,7 @@ func New(o Options) *Gateway {
 	}
 	g.sessions.log = o.Log
 	g.tunnels.inTunnel = g.inTunnel
-	g.syncer = routes.New(routes.Options{FIB: o.FIB, Tunnels: g.tunnels, Feed: g.feed, Log: o.Log})
+	g.syncer = routes.New(routes.Options{FIB: o.FIB, Tunnels: g.tunnels, Feed: g.feed, Switcher: o.Switcher, Log: o.Log})
 	g.origins = rpki.New(rpki.Options{Config: rpkiConfig(o.Config), Log: o.Log.With("part", "rpki")})
 	g.speaker = o.NewSpeaker(g.speech(o.Config, nil), g.feed)
 	g.current.Store(&inForce{cfg: o.Config, info: ConfigInfo{

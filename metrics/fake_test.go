@@ -151,7 +151,7 @@ func gateway() *fake {
 			},
 			Stages:   [routes.Stages]routes.Histogram{routes.StageFIB: observed(0.0002, 0.0003)},
 			Failover: [routes.LossKinds]routes.Histogram{routes.LossHoldTimer: observed(0.02), routes.LossTunnel: observed(0.004, 0.2)},
-			Pending:  1, OldestPending: at(99), Retries: 5, Failures: [routes.Disallow + 1]uint64{routes.Allow: 1, routes.Install: 2},
+			Pending:  1, OldestPending: at(99), Retries: 5, Failures: [routes.OpKinds]uint64{routes.Allow: 1, routes.Install: 2},
 			Reconciles:        [routes.Triggers]uint64{routes.Periodic: 3, routes.OnKernel: 2},
 			ReconcileFailures: [routes.Triggers]uint64{routes.OnKernel: 1},
 			ReconcileDuration: observed(0.01, 0.02), LastReconcile: at(60),

@@ -3,6 +3,7 @@ package routes_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -31,12 +32,17 @@ func newChaos(t *testing.T, seed, stream uint64) *chaos {
 	}
 	policy := game.Policy()
 	policy.SweepAfter = 20 * time.Second
-	return &chaos{
-		bench:  newBench(t, w, policy, game.Probes()...),
+	c := &chaos{
+		bench:  &bench{t: t, world: w, feed: routes.NewFeed()},
 		game:   game,
 		oracle: routestest.NewOracle(policy, nets),
 		dice:   d,
 	}
+	if stream%2 == 1 { // half of the games have a kernel with nexthop objects
+		c.switcher, c.oracle.Backups = w.Switcher(), true
+	}
+	c.begin(policy, game.Probes()...)
+	return c
 }
 
 // agree checks that the world is as the oracle wants it.
@@ -45,6 +51,16 @@ func (c *chaos) agree(when string) {
 	list, allowed := c.oracle.Desired()
 	if diff := cmp.Diff(routestest.Strings(list, allowed), routestest.Strings(c.world.Routes(), c.world.Allowed())); diff != "" {
 		c.t.Fatalf("%s: (-oracle +world):\n%s", when, diff)
+	}
+	if c.switcher == nil {
+		return
+	}
+	diverted := c.world.Diverted()
+	for _, d := range []string{"sw-a", "sw-b", "hub", "sw-f", "sw-g"} {
+		is := slices.Contains(diverted, d)
+		if dead, alive := c.oracle.Dead(d); is && alive || !is && dead {
+			c.t.Fatalf("%s: dev %s: diverted %t, its peer dead %t, alive %t", when, d, is, dead, alive)
+		}
 	}
 }
 
@@ -58,7 +74,7 @@ func TestNoPacketLost(t *testing.T) {
 			defer func() { c.stop(); c.explain() }()
 			for i := range 120 {
 				if c.dice.IntN(30) == 0 {
-					c.oracle.Policy = c.game.Policy()
+					c.oracle.SetPolicy(c.game.Policy())
 					c.policy(c.oracle.Policy)
 				} else {
 					c.hold()
@@ -132,7 +148,7 @@ func (c *chaos) loseSomething() {
 		c.world.Lose(r.Prefix)
 	} else {
 		r.Prefix = pfx("198.51.100.0/24")
-		r.Type, r.Hops = routes.Unicast, []routes.Hop{{Device: "eth0"}}
+		r.Type, r.Hops, r.Backup = routes.Unicast, []routes.Hop{{Device: "eth0"}}, nil
 		c.world.PutRoute(r)
 	}
 	if c.dice.IntN(2) == 0 {

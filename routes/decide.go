@@ -30,6 +30,7 @@ func (t *Table) decide(r *Row) {
 		r.Source = Own
 	}
 	t.setWays(r, picked)
+	t.setBackup(r, picked)
 	t.setOwners(r, picked)
 }
 
@@ -82,6 +83,9 @@ func (t *Table) chooseBest(r *Row, directOnly bool) outcome {
 			return
 		}
 		state := Unresolved
+		if n.cut {
+			ways, why, state = nil, "neighbour "+n.name+" is unreachable", Down
+		}
 		for _, w := range ways {
 			if why, state = t.rules.refuse(w.peer, r.Prefix); why == "" {
 				out.add(choice{w, n.rule.label()}, max(1, t.rules.policy.MaxPaths))
@@ -242,5 +246,6 @@ func (t *Table) setOwners(r *Row, picked []choice) {
 // refuseByLimit takes the route back that a row got. What the peers own stays: their prefix limits bound it.
 func (t *Table) refuseByLimit(r *Row) {
 	r.Source, r.State, r.Ways, r.route.Hops = NoSource, Refused, nil, nil
+	r.Backup, r.route.Backup = nil, nil
 	r.Reason = "the limit of installed routes is reached"
 }

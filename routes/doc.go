@@ -7,7 +7,7 @@
 // Inputs: Feed (paths, best paths, End-of-RIB, liveness), Policy, FIB.Connected, and what FIB.List and Tunnels.List see.
 // Outputs: Ops, written through FIB and Tunnels, and Status, an immutable snapshot behind an atomic pointer.
 // Invariants:
-//   - Order: allow, install, withdraw, disallow. A route never points at a device whose peers do not own its prefix,
+//   - Order: divert, allow, install, withdraw, disallow, restore. A route never points at a device whose peers do not own its prefix,
 //     also while a plan runs, and also when a part of it fails.
 //   - Add before delete: a prefix that was reachable and stays reachable is reachable in between.
 //   - A prefix moves between the peers of a device by one allow.
@@ -28,6 +28,19 @@
 // neighbour must not take a prefix that the operator gave to someone else, so its path is refused for that device. Of
 // several configured owners the first one that is alive wins, else the first; of several best paths through one device
 // the first by the neighbours' names. All of these count as conflicts.
+//
+// # When a tunnel is lost
+//
+// With a Switcher, a route through the only peer of a device carries a backup: the way that would be chosen without that
+// tunnel, if all it takes is another route. That is so where the other peer has the prefix among its allowed-IPs in any case
+// (a device of its own), and for routers on the LAN. On shared devices a prefix belongs to one peer, so each of them has to
+// move: there is no backup through one, and none for a route through one.
+//
+// The loss of a tunnel (PutDead, or PutReachable for all neighbours behind it) diverts its device: one operation, however
+// many prefixes there are, and before anything is decided about them. Then each prefix is decided and written as without a
+// Switcher, while packets take the backup. The device is restored when its peer is known to be alive, as the last operation
+// of the plan that moves routes back to it, so a tunnel that returns before BGP has made up its mind gets no packets early.
+// A route whose backup cannot be had (its Allow failed) is written without.
 //
 // # Next hops
 //

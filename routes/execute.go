@@ -20,6 +20,9 @@ func (s *Syncer) sync(ctx context.Context, prefixes []netip.Prefix, causes map[n
 	planned := make(map[netip.Prefix]struct{}, min(len(ops), len(prefixes)))
 	for _, op := range ops {
 		p := op.Prefix()
+		if !p.IsValid() {
+			continue // it is about a device
+		}
 		if _, again := planned[p]; again {
 			continue
 		}
@@ -48,11 +51,20 @@ func (s *Syncer) sync(ctx context.Context, prefixes []netip.Prefix, causes map[n
 func (s *Syncer) settle(prefixes []netip.Prefix, failed []failedOp) {
 	now := time.Now()
 	worst := make(map[netip.Prefix]failedOp, len(failed))
+	switched := true
 	for _, f := range failed {
+		if f.op.Device != "" {
+			s.switchFailed(f)
+			switched = false
+			continue
+		}
 		// What was held back is a consequence; show the cause.
 		if w, seen := worst[f.op.Prefix()]; !seen || w.err == errHeldBack {
 			worst[f.op.Prefix()] = f
 		}
+	}
+	if switched {
+		s.switchTries = 0
 	}
 	for _, p := range prefixes {
 		f, bad := worst[p]
@@ -108,16 +120,26 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, done func(Op, time.Time)
 			s.ledger.Done(op, at, took)
 		}
 	}
-	allow, rest := phase(ops, Allow)
+	divert, rest := phase(ops, Divert)
+	allow, rest := phase(rest, Allow)
 	install, rest := phase(rest, Install)
-	withdraw, disallow := phase(rest, Withdraw)
+	withdraw, rest := phase(rest, Withdraw)
+	disallow, restore := phase(rest, Disallow)
 
+	if len(divert) > 0 {
+		run(divert, StageFIB, s.switcher.Switch)
+	}
 	run(allow, StageAllowedIPs, s.tunnels.Write)
 	install, held := s.keepBack(install, func(op Op) bool {
 		row := s.snapshot.Get(op.Route.Prefix)
 		return op.Route.Type == Unreachable || row != nil && s.ledger.MayInstall(row)
 	})
 	failed = append(failed, held...)
+	for i, op := range install {
+		if len(op.Route.Backup) > 0 && !s.ledger.mayBackUp(s.snapshot.Get(op.Route.Prefix)) {
+			install[i].Route.Backup = nil // until its tunnel has the prefix: the failure is that of an Allow
+		}
+	}
 	// Both in one call: the order inside it is that of the plan.
 	run(append(install, withdraw...), StageFIB, s.fib.Write)
 	going := make(map[AllowedIP]struct{}, len(disallow))
@@ -127,6 +149,10 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, done func(Op, time.Time)
 	disallow, held = s.keepBack(disallow, func(op Op) bool { return s.ledger.MayDisallow(op.Allowed, going) })
 	failed = append(failed, held...)
 	run(disallow, StageAllowedIPs, s.tunnels.Write)
+	// Last: what was to leave the device has left it.
+	if len(restore) > 0 {
+		run(restore, StageFIB, s.switcher.Switch)
+	}
 	s.logOps(ctx, ops)
 	return failed
 }

@@ -17,11 +17,14 @@ type Feed struct {
 	wake chan struct{}
 	// paths and best are how many the last batch had: when a table comes in, the next one has about as many.
 	paths, best int
+	// alarms are what was lost and nobody has acted upon; alarm is signalled.
+	alarms map[alarm]struct{}
+	alarm  chan struct{}
 }
 
 // NewFeed returns an empty Feed.
 func NewFeed() *Feed {
-	return &Feed{wake: make(chan struct{}, 1)}
+	return &Feed{wake: make(chan struct{}, 1), alarm: make(chan struct{}, 1)}
 }
 
 // Batch is what happened between two Takes, folded: each key appears once, with its outcome. The parts are to be
@@ -34,6 +37,8 @@ type Batch struct {
 	best  map[netip.Prefix]*bestDelta
 	alive map[string]bool
 	dead  map[string]Loss // by peer, of those that are not alive
+	// reachable is by neighbour.
+	reachable map[string]bool
 	// first is when the oldest thing in the batch came in; zero if the batch is empty.
 	first time.Time
 }

@@ -18,6 +18,8 @@ type Ledger struct {
 	swept  bool
 	counts Installed
 	share  share
+	// diverted are the devices that are, or may be: acked or tried.
+	diverted map[string]mark
 }
 
 // Installed counts what a Ledger holds. The maps are not shared.
@@ -42,6 +44,7 @@ const (
 // Held is what is installed for a prefix. Immutable.
 type Held struct {
 	hops    []Hop // of the unicast route
+	backup  []Hop
 	route   mark
 	maybe   []Hop // where the route may point to as well, after failed writes
 	discard mark
@@ -69,8 +72,9 @@ type Failure struct {
 // NewLedger returns a ledger that holds nothing.
 func NewLedger() *Ledger {
 	return &Ledger{
-		held:   newForest[*Held](),
-		counts: Installed{AllowedIPs: make(map[PeerFamily]int), Moves: make(map[string]uint64)},
+		held:     newForest[*Held](),
+		counts:   Installed{AllowedIPs: make(map[PeerFamily]int), Moves: make(map[string]uint64)},
+		diverted: make(map[string]mark),
 	}
 }
 
@@ -128,6 +132,15 @@ func (l *Ledger) recount(p netip.Prefix, before, now *Held) {
 
 // Done notes that an operation was acknowledged at a time, and how long after its cause that was (0: unknown).
 func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
+	switch o.Kind {
+	case Divert:
+		l.diverted[o.Device] = acked
+		return
+	case Restore:
+		delete(l.diverted, o.Device)
+		return
+	default:
+	}
 	l.change(o.Prefix(), func(h *Held) {
 		switch o.Kind {
 		case Allow:
@@ -147,25 +160,30 @@ func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
 				h.discard = acked
 				return
 			}
-			h.route, h.hops, h.maybe = acked, o.Route.Hops, nil
+			h.route, h.hops, h.backup, h.maybe = acked, o.Route.Hops, o.Route.Backup, nil
 			h.changed, h.took = at, took
 		case Withdraw:
 			if o.Route.Type == Unreachable {
 				h.discard = absent
 				return
 			}
-			h.route, h.hops, h.maybe = absent, nil, nil
+			h.route, h.hops, h.backup, h.maybe = absent, nil, nil, nil
 			h.changed, h.took = at, took
 		case Disallow:
 			h.allowed = slices.DeleteFunc(slices.Clone(h.allowed), func(a heldIP) bool {
 				return a.Owner == Owner{o.Allowed.Device, o.Allowed.Peer}
 			})
+		default:
 		}
 	})
 }
 
 // Failed notes that it is not known whether an operation was done.
 func (l *Ledger) Failed(o Op) {
+	if o.Kind == Divert || o.Kind == Restore {
+		l.diverted[o.Device] = tried
+		return
+	}
 	l.change(o.Prefix(), func(h *Held) {
 		switch o.Kind {
 		case Allow, Disallow:
@@ -186,8 +204,9 @@ func (l *Ledger) Failed(o Op) {
 			// It points to the old hops, or to those of any try since, or is not there.
 			h.route = tried
 			if o.Kind == Install {
-				h.maybe = CanonicalHops(slices.Concat(h.maybe, o.Route.Hops))
+				h.maybe = CanonicalHops(slices.Concat(h.maybe, o.Route.Hops, o.Route.Backup))
 			}
+		default:
 		}
 	})
 }
@@ -204,10 +223,10 @@ func (h *Held) add(a heldIP) {
 	h.allowed = slices.Insert(h.allowed, i, a)
 }
 
-// uses tells whether the route may point at the device.
+// uses tells whether the route may point at the device, now or from one moment to the next.
 func (h *Held) uses(device string) bool {
 	is := func(x Hop) bool { return x.Device == device }
-	return h.route != absent && (slices.ContainsFunc(h.hops, is) || slices.ContainsFunc(h.maybe, is))
+	return h.route != absent && (slices.ContainsFunc(h.hops, is) || slices.ContainsFunc(h.backup, is) || slices.ContainsFunc(h.maybe, is))
 }
 
 // reaches returns the peer that surely gets all packets for the prefix on the device, as far as the ledger knows; ok is
@@ -246,6 +265,15 @@ func (l *Ledger) MayInstall(r *Row) bool {
 		}
 	}
 	return true
+}
+
+// mayBackUp tells whether the backup of a row's route reaches the right peer as well.
+func (l *Ledger) mayBackUp(r *Row) bool {
+	if r.Backup == nil || r.Backup.Peer == "" {
+		return true
+	}
+	peer, ok := l.reaches(r.Backup.Hop.Device, r.Prefix, nil)
+	return ok && peer == r.Backup.Peer
 }
 
 // MayDisallow tells whether no route needs the entry: none within its prefix points at the device, or another entry

@@ -81,6 +81,7 @@ func (f *Feed) PutDead(peer string, kind LossKind) {
 		b.alive[peer] = false
 		b.dead[peer] = Loss{Of: peer, Kind: kind, At: time.Now()}
 	})
+	f.raise(alarm{peer: peer})
 }
 
 // applyLoss notes why a neighbour's paths are about to go. The sessions through a dead tunnel end because of it, so all of

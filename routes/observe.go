@@ -8,7 +8,7 @@ import (
 
 // Observed is what the kernel and the devices say now.
 type Observed struct {
-	routes  map[netip.Prefix][]Hop
+	routes  map[netip.Prefix]Route // unicast
 	discard map[netip.Prefix]struct{}
 	// allowed is nil if only routes were read.
 	allowed map[place]string
@@ -22,13 +22,14 @@ type place struct {
 
 // NewObserved takes what FIB.List and Tunnels.List returned; allowed is nil if only the routes were read.
 func NewObserved(list []Route, allowed []AllowedIP) *Observed {
-	o := &Observed{routes: make(map[netip.Prefix][]Hop, len(list)), discard: make(map[netip.Prefix]struct{})}
+	o := &Observed{routes: make(map[netip.Prefix]Route, len(list)), discard: make(map[netip.Prefix]struct{})}
 	for _, r := range list {
 		if r.Type == Unreachable {
 			o.discard[r.Prefix.Masked()] = struct{}{}
 			continue
 		}
-		o.routes[r.Prefix.Masked()] = CanonicalHops(slices.Clone(r.Hops))
+		p := r.Prefix.Masked()
+		o.routes[p] = Route{Prefix: p, Hops: CanonicalHops(slices.Clone(r.Hops)), Backup: r.Backup}
 	}
 	if allowed != nil {
 		o.allowed = make(map[place]string, len(allowed))
@@ -73,8 +74,8 @@ func (d Drift) String() string { return d.Kind.String() + " " + d.Detail.String(
 
 // Adopt takes over what an earlier run left: all routes, and what the peers of the policy own.
 func (l *Ledger) Adopt(o *Observed, isPeer func(Owner) bool) {
-	for p, hops := range o.routes {
-		l.change(p, func(h *Held) { h.route, h.hops = adopted, hops })
+	for p, r := range o.routes {
+		l.change(p, func(h *Held) { h.route, h.hops, h.backup = adopted, r.Hops, r.Backup })
 	}
 	for p := range o.discard {
 		l.change(p, func(h *Held) { h.discard = adopted })
@@ -140,18 +141,18 @@ func (ob *observation) report(k DriftKind, p netip.Prefix, detail fmt.Stringer) 
 func (ob *observation) heldRoute(p netip.Prefix, h *Held) {
 	row := ob.desired.Get(p)
 	if h.route != absent {
-		hops, there := ob.o.routes[p]
+		is, there := ob.o.routes[p]
 		switch {
 		case !there:
 			if row != nil && len(row.Ways) > 0 && h.route != tried {
 				ob.report(RouteMissing, p, row.route)
 			}
-			ob.edit(p, func(h *Held) { h.route, h.hops, h.maybe = absent, nil, nil })
+			ob.edit(p, func(h *Held) { h.route, h.hops, h.backup, h.maybe = absent, nil, nil, nil })
 		case h.route == tried:
-			ob.edit(p, func(h *Held) { h.route, h.hops, h.maybe = acked, hops, nil })
-		case !slices.Equal(hops, h.hops):
-			ob.report(RouteChanged, p, Route{Prefix: p, Hops: hops})
-			ob.edit(p, func(h *Held) { h.hops = hops })
+			ob.edit(p, func(h *Held) { h.route, h.hops, h.backup, h.maybe = acked, is.Hops, is.Backup, nil })
+		case !slices.Equal(is.Hops, h.hops) || !slices.Equal(is.Backup, h.backup):
+			ob.report(RouteChanged, p, is)
+			ob.edit(p, func(h *Held) { h.hops, h.backup = is.Hops, is.Backup })
 		}
 	}
 	if h.discard != absent {
@@ -167,15 +168,15 @@ func (ob *observation) heldRoute(p netip.Prefix, h *Held) {
 }
 
 func (ob *observation) unknownRoutes() {
-	for p, hops := range ob.o.routes {
+	for p, is := range ob.o.routes {
 		if h, _ := ob.l.held.live.Get(p); h != nil && h.route != absent {
 			continue
 		}
 		// Before the sweep it may be an earlier run's.
-		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !slices.Equal(row.route.Hops, hops)) {
-			ob.report(RouteExtra, p, Route{Prefix: p, Hops: hops})
+		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !slices.Equal(row.route.Hops, is.Hops)) {
+			ob.report(RouteExtra, p, is)
 		}
-		ob.edit(p, func(h *Held) { h.route, h.hops = adopted, hops })
+		ob.edit(p, func(h *Held) { h.route, h.hops, h.backup = adopted, is.Hops, is.Backup })
 	}
 	for p := range ob.o.discard {
 		if h, _ := ob.l.held.live.Get(p); h != nil && h.discard != absent {

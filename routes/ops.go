@@ -29,6 +29,8 @@ type Route struct {
 	Type   RouteType
 	// Hops in canonical order (sorted, no duplicates): more than one is a multipath route.
 	Hops []Hop
+	// Backup takes over while every device of Hops is diverted (see Switcher). It is only ever set where there is a Switcher.
+	Backup []Hop
 }
 
 // AllowedIP says that a peer owns a prefix on a device. Names, not keys.
@@ -43,10 +45,13 @@ type OpKind uint8
 
 // Kinds of operations.
 const (
-	Allow    OpKind = iota // give the prefix to the peer, or move it there
+	Divert   OpKind = iota // let the routes through the device take their other ways, all at once
+	Allow                  // give the prefix to the peer, or move it there
 	Install                // add the route, or replace it in place
 	Withdraw               // remove the route
 	Disallow               // take the prefix from the peer
+	Restore                // end a diversion
+	OpKinds                // their number
 )
 
 // Op is one change of the world outside. It prints as one line (see String), it is idempotent, and it is the only
@@ -55,6 +60,7 @@ type Op struct {
 	Kind    OpKind
 	Allowed AllowedIP // for Allow and Disallow
 	Route   Route     // for Install and Withdraw
+	Device  string    // for Divert and Restore
 }
 
 // FIB is the kernel's routing table, seen through one table number and one protocol number.
@@ -69,6 +75,19 @@ type FIB interface {
 	// Changed is signalled (capacity one, no data) when the kernel's routes, links or addresses may have changed
 	// otherwise than by Write, and when notifications were lost.
 	Changed() <-chan struct{}
+}
+
+// Switcher moves all routes through a device at once. A FIB has one where routes can share what says where they lead:
+// the kernel's nexthop objects.
+//
+// While a device is diverted, routes that were or are written with it among their Hops lead through the other hops; those
+// that have no other hop lead through their Backup, and those without a usable one stay as they are.
+type Switcher interface {
+	// Switch runs Divert and Restore operations; results as for FIB.Write. It may be called while FIB.Write and FIB.List
+	// run, and does not wait for them.
+	Switch(ctx context.Context, ops []Op) []error
+	// Tidy removes what no route uses any more.
+	Tidy(ctx context.Context) error
 }
 
 // Tunnels are the devices' allowed-IPs.

@@ -9,6 +9,8 @@ import (
 
 func (k OpKind) String() string {
 	switch k {
+	case Divert:
+		return "divert"
 	case Allow:
 		return "allow"
 	case Install:
@@ -17,6 +19,9 @@ func (k OpKind) String() string {
 		return "withdraw"
 	case Disallow:
 		return "disallow"
+	case Restore:
+		return "restore"
+	case OpKinds:
 	}
 	return "unknown"
 }
@@ -28,16 +33,20 @@ func (k OpKind) String() string {
 //	install 10.2.0.0/16 nexthop dev sw-ams nexthop dev sw-nyc
 //	install 0.0.0.0/0 via 192.0.2.1 dev eth0
 //	install unreachable 10.1.0.0/16
+//	install 10.3.0.0/16 dev sw-nyc backup dev sw-ams
+//	divert dev sw-nyc
 func (o Op) String() string {
 	switch o.Kind {
 	case Allow, Disallow:
 		return o.Kind.String() + " " + o.Allowed.String()
+	case Divert, Restore:
+		return o.Kind.String() + " dev " + o.Device
 	default:
 		return o.Kind.String() + " " + o.Route.String()
 	}
 }
 
-// Prefix that the operation is about.
+// Prefix that the operation is about; none for Divert and Restore.
 func (o Op) Prefix() netip.Prefix {
 	if o.Kind == Allow || o.Kind == Disallow {
 		return o.Allowed.Prefix
@@ -65,7 +74,11 @@ func (r Route) String() string {
 	if len(r.Hops) == 0 {
 		return r.Prefix.String()
 	}
-	return r.Prefix.String() + " " + HopsString(r.Prefix, r.Hops)
+	s := r.Prefix.String() + " " + HopsString(r.Prefix, r.Hops)
+	if len(r.Backup) > 0 {
+		s += " backup " + HopsString(r.Prefix, r.Backup)
+	}
+	return s
 }
 
 // HopsString renders the ways out of a route for the prefix: "dev sw-nyc", or "nexthop dev a nexthop dev b".

@@ -7,14 +7,15 @@ import (
 )
 
 // Plan returns the operations that lead from what is installed to what is desired, in the order in which they are safe:
-// all of Allow, Install, Withdraw, Disallow; each of them by prefix (see rank for the one exception). It is pure.
+// all of Divert, Allow, Install, Withdraw, Disallow, Restore; each of them by prefix (see rank for the one exception) or by
+// device. It is pure.
 func Plan(desired *Snapshot, installed *Ledger) []Op {
 	return PlanPrefixes(desired, installed, union(desired.rows, installed.held.live))
 }
 
 // PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once.
 func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix) []Op {
-	var ops []Op
+	ops := planDevices(desired, installed)
 	for _, p := range prefixes {
 		row := desired.Get(p)
 		if row == nil {
@@ -27,7 +28,7 @@ func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix)
 		ops = planPrefix(ops, row, held, installed.swept)
 	}
 	slices.SortStableFunc(ops, func(a, b Op) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.rank(), b.rank()), a.Prefix().Compare(b.Prefix()))
+		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.rank(), b.rank()), a.Prefix().Compare(b.Prefix()), cmp.Compare(a.Device, b.Device))
 	})
 	return ops
 }
@@ -77,8 +78,8 @@ func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
 		return Op{Kind: k, Route: Route{Prefix: want.Prefix, Type: t, Hops: hops}}
 	}
 	switch r, ok := want.Route(); {
-	case ok && (held.route == absent || held.route == tried || !slices.Equal(held.hops, r.Hops)):
-		ops = append(ops, route(Install, Unicast, r.Hops))
+	case ok && (held.route == absent || held.route == tried || !slices.Equal(held.hops, r.Hops) || !slices.Equal(held.backup, r.Backup)):
+		ops = append(ops, Op{Kind: Install, Route: r})
 	case !ok && removable(held.route):
 		hops := held.hops
 		if len(hops) == 0 {

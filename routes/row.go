@@ -58,6 +58,9 @@ type Row struct {
 	Source Source
 	// Ways out of the desired route, sorted as its hops; empty if there is none.
 	Ways []Way
+	// Backup is the way that packets take from the moment when the tunnel of the only way is lost; nil if there is none, or
+	// no Switcher.
+	Backup *Way
 	// Discard wants an unreachable route beside, for a prefix of our own.
 	Discard bool
 	// Owners are the desired allowed-IPs, sorted by device: one for each device at most.
@@ -114,15 +117,20 @@ func sameWanted(a, b *Row) bool {
 	if a == nil || b == nil {
 		return (a == nil || !a.wants()) && (b == nil || !b.wants())
 	}
-	return a.Discard == b.Discard && slices.Equal(a.Ways, b.Ways) && slices.Equal(a.Owners, b.Owners)
+	return a.Discard == b.Discard && slices.Equal(a.Ways, b.Ways) && slices.Equal(a.Owners, b.Owners) &&
+		slices.Equal(a.route.Backup, b.route.Backup)
 }
 
 func (r *Row) wants() bool { return len(r.Ways) > 0 || len(r.Owners) > 0 || r.Discard }
 
 // Snapshot is the desired state of everything. Immutable; consecutive ones share what did not change.
 type Snapshot struct {
-	rows   *version[*Row]
-	Counts Counts
+	rows *version[*Row]
+	// devices tells of those that one peer has to itself whether it can be reached; of the others nothing. lost are those
+	// where it cannot be.
+	devices map[string]liveness
+	lost    []string
+	Counts  Counts
 }
 
 // Counts of a Snapshot. The maps are shared between snapshots: read only. Arrays are indexed by Family.

@@ -9,7 +9,7 @@ import (
 
 // rules is a Policy, indexed for the questions that decisions ask.
 //
-// Owner: the Table. Immutable but for peer.alive.
+// Owner: the Table. Immutable but for peer.alive and peer.severed.
 type rules struct {
 	policy Policy
 	peers  map[string]*peer
@@ -30,6 +30,8 @@ type peer struct {
 	shared bool // the device has other peers, or may have
 	list   *bart.Lite
 	alive  liveness
+	// severed says that no neighbour behind it can be reached.
+	severed bool
 }
 
 // liveness of a peer: the zero value is for one that was never mentioned.
@@ -62,6 +64,8 @@ type neighbour struct {
 	// loss is how the last session ended, until something is announced in another.
 	loss     Loss
 	prefixes bart.Lite
+	// cut says that it cannot be reached: its paths do not count, though it has not withdrawn them.
+	cut bool
 }
 
 // label is what listings count the neighbour's routes under.
@@ -165,7 +169,7 @@ func (r *rules) refuse(c *peer, p netip.Prefix) (string, State) {
 	if c == nil {
 		return "", Selected
 	}
-	if c.alive == dead {
+	if c.alive == dead || c.severed {
 		return "peer " + c.Name + " is down", Down
 	}
 	if o := r.owner(c.Device, p); o != nil && o != c {

@@ -35,7 +35,7 @@ type Status struct {
 	OldestPending time.Time
 	// Retries are attempts after the first; Failures are operations that failed, by kind.
 	Retries  uint64
-	Failures [Disallow + 1]uint64
+	Failures [OpKinds]uint64
 
 	// Reconciles and ReconcileFailures count comparisons with the kernel; failed ones are in both.
 	Reconciles        [Triggers]uint64
@@ -112,7 +112,7 @@ type stats struct {
 	changes            [Operations][2]uint64
 	convergence        [Operations][2]Histogram
 	stages             [Stages]Histogram
-	failures           [Disallow + 1]uint64
+	failures           [OpKinds]uint64
 	runs, runFailures  [Triggers]uint64
 	reconcile          Histogram
 	detected, repaired [DriftKinds]uint64

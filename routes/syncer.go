@@ -34,17 +34,21 @@ type Options struct {
 	FIB     FIB
 	Tunnels Tunnels
 	Feed    *Feed
-	Log     *slog.Logger // nil discards
+	// Switcher moves all routes of a lost tunnel at once; nil if the FIB has none.
+	Switcher Switcher
+	Log      *slog.Logger // nil discards
 }
 
 // Syncer keeps the kernel's routes and the devices' allowed-IPs as they should be.
 //
 // Owner: its Run goroutine has everything but status and requests.
 type Syncer struct {
-	fib     FIB
-	tunnels Tunnels
-	feed    *Feed
-	log     *slog.Logger
+	fib      FIB
+	tunnels  Tunnels
+	feed     *Feed
+	switcher Switcher // may be nil
+	diverter diverter
+	log      *slog.Logger
 
 	ready    chan struct{}
 	status   atomic.Pointer[Status]
@@ -66,6 +70,9 @@ type Syncer struct {
 	isReady                          bool
 	// Times at which something is due; zero is never.
 	feedDue, fibDue, adoptDue, reconcileDue, sweepDue, sweepAt time.Time
+	// switchDue is when diversions are looked at without anything else; switchTries counts those that failed.
+	switchDue   time.Time
+	switchTries int
 	// quiet is until when the feed gathers; fibQuiet until when kernel notifications do.
 	quiet, fibQuiet time.Time
 	fibSeen         time.Time // when the kernel's first notification came that was not looked into yet
@@ -88,6 +95,8 @@ func New(o Options) *Syncer {
 		fib:      o.FIB,
 		tunnels:  o.Tunnels,
 		feed:     o.Feed,
+		switcher: o.Switcher,
+		diverter: diverter{switcher: o.Switcher, feed: o.Feed, log: o.Log, done: make(chan struct{}, 1)},
 		log:      o.Log,
 		ready:    make(chan struct{}),
 		requests: make(chan request),
@@ -95,6 +104,9 @@ func New(o Options) *Syncer {
 		table:    NewTable(),
 		ledger:   NewLedger(),
 		drifted:  make(map[netip.Prefix][]DriftKind),
+	}
+	if s.switcher != nil {
+		s.table.UseBackups()
 	}
 	s.turn <- struct{}{}
 	s.snapshot = s.table.Apply(Batch{}).Snapshot
@@ -149,6 +161,7 @@ func (s *Syncer) Run(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	defer s.diverter.start(ctx)()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -159,6 +172,9 @@ func (s *Syncer) Run(ctx context.Context) error {
 			s.serve(ctx, r)
 		case <-s.feed.Wake():
 			s.feedDue = later(time.Now(), s.quiet)
+		case <-s.diverter.done:
+			s.feedDue = later(time.Now(), s.quiet)
+			s.switchDue = s.feedDue // also if the Feed has nothing more to say
 		case <-s.fib.Changed():
 			if s.fibSeen.IsZero() {
 				s.fibSeen = time.Now()
@@ -193,7 +209,7 @@ func (s *Syncer) next() time.Time {
 		return s.adoptDue
 	}
 	var first time.Time
-	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first(), s.failovers.next()} {
+	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first(), s.failovers.next(), s.switchDue} {
 		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
 			first = t
 		}
@@ -221,6 +237,7 @@ func (s *Syncer) setPolicy(ctx context.Context, p Policy) error {
 	s.lost(fed.Losses)
 	causes := fed.Causes
 	u := s.table.SetPolicy(p)
+	s.diverter.set(p)
 	s.snapshot, s.havePolicy, s.stopped = u.Snapshot, true, false
 	maps.Copy(causes, u.Causes)
 	// Devices and peers may have come and gone with the configuration, and what they owned with them. One plan for all:
@@ -255,6 +272,10 @@ func (s *Syncer) step(ctx context.Context) {
 	if due(s.feedDue) {
 		s.takeFeed(ctx)
 	}
+	if due(s.switchDue) {
+		s.switchDue = time.Time{}
+		s.sync(ctx, nil, nil)
+	}
 	if due(s.reconcileDue) {
 		s.reconcileLogged(ctx, Periodic)
 		s.scheduleReconcile()
@@ -276,6 +297,7 @@ func (s *Syncer) step(ctx context.Context) {
 
 func (s *Syncer) takeFeed(ctx context.Context) {
 	s.feedDue = time.Time{}
+	s.diverted()
 	b := s.feed.Take()
 	if b.Empty() {
 		return
@@ -308,6 +330,10 @@ func (s *Syncer) adopt(ctx context.Context) error {
 	s.table.SetConnected(nets)
 	s.snapshot = s.table.Apply(s.feed.Take()).Snapshot
 	s.ledger.Adopt(o, func(w Owner) bool { return s.isPeer(w) })
+	for device := range s.snapshot.devices {
+		s.ledger.diverted[device] = tried // the earlier run may have done that
+	}
+	s.diverter.set(*s.policy())
 	s.haveAdopted, s.adoptDue = true, time.Time{}
 	s.sweepAt = time.Now().Add(s.policy().SweepAfter)
 	if s.policy().SweepAfter <= 0 {
@@ -368,6 +394,9 @@ func (s *Syncer) teardown(ctx context.Context) error {
 	failed := s.execute(ctx, s.ledger.Ops(), nil)
 	s.publish(time.Now())
 	if len(failed) == 0 {
+		if s.switcher != nil {
+			return s.switcher.Tidy(ctx)
+		}
 		return nil
 	}
 	first := slices.MinFunc(failed, func(a, b failedOp) int { return a.op.Prefix().Compare(b.op.Prefix()) })

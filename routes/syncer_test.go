@@ -26,22 +26,29 @@ type bench struct {
 	syncer  *routes.Syncer
 	packets *routestest.Continuity
 	stop    func()
-	held    time.Time // the instant in which what is put gathers
+	// switcher is that of the world, or nil.
+	switcher routes.Switcher
+	held     time.Time // the instant in which what is put gathers
 }
 
 // newBench starts a syncer under a policy. Every operation is checked: see routestest.Watch.
 func newBench(t *testing.T, w *routestest.World, p routes.Policy, probes ...netip.Addr) *bench {
 	t.Helper()
 	b := &bench{t: t, world: w, feed: routes.NewFeed()}
-	b.packets = routestest.Watch(w, probes, func(err error) { t.Error(err) })
+	b.begin(p, probes...)
+	return b
+}
+
+func (b *bench) begin(p routes.Policy, probes ...netip.Addr) {
+	b.t.Helper()
+	b.packets = routestest.Watch(b.world, probes, func(err error) { b.t.Error(err) })
 	b.start()
 	b.policy(p)
-	return b
 }
 
 // start runs a new syncer; the world stays.
 func (b *bench) start() {
-	b.syncer = routes.New(routes.Options{FIB: b.world.FIB(), Tunnels: b.world.Tunnels(), Feed: b.feed})
+	b.syncer = routes.New(routes.Options{FIB: b.world.FIB(), Tunnels: b.world.Tunnels(), Feed: b.feed, Switcher: b.switcher})
 	ctx, cancel := context.WithCancel(b.t.Context())
 	done := make(chan struct{})
 	go func() {

@@ -22,6 +22,12 @@ type Table struct {
 	dead       map[string]Loss     // by peer whose tunnel is
 	losses     []Loss              // for the next Update
 	nextHops   nextHops
+	// backups says that rows get a Backup; spares are those in use, shared between rows.
+	backups bool
+	spares  map[choice]*spare
+	// devices is what the next snapshot says of them; nil if it has to be found out again.
+	devices map[string]liveness
+	lost    []string
 	// base holds the routes that next hops may be resolved through; kept only if rules.recursive.
 	base *bart.Table[[]way]
 
@@ -137,6 +143,15 @@ func (t *Table) setRules(r *rules) {
 	for name, p := range r.peers {
 		p.alive = t.liveness(name)
 	}
+	for _, n := range t.neighbours {
+		if !n.known || n.rule.Disabled {
+			n.cut = false // nobody will tell that it is back
+		}
+	}
+	for _, p := range r.peers {
+		p.severed = t.severed(p)
+	}
+	t.spares, t.devices = nil, nil
 	t.base = new(bart.Table[[]way]) // all rows are decided again, which fills it
 	t.nextHops.recount(t)
 }
@@ -213,6 +228,9 @@ func (t *Table) Apply(b Batch) *Update {
 	}
 	for name, is := range b.alive {
 		t.applyAlive(name, is, b.first)
+	}
+	for name, is := range b.reachable {
+		t.applyReachable(t.neighbour(name), is, b.first)
 	}
 	return t.finish()
 }
@@ -364,16 +382,7 @@ func (t *Table) applyAlive(name string, is bool, now time.Time) {
 		return
 	}
 	p.alive = t.liveness(name)
-	cause := Cause{Decided: now, Loss: t.dead[name]}
-	touch := func(q netip.Prefix) { t.draft(q).because(cause) }
-	for _, n := range t.neighbours {
-		if n.peer == p {
-			for q := range n.prefixes.All() {
-				touch(q)
-			}
-		}
-	}
-	t.nextHops.through(p, touch)
+	touch := t.touchPaths(p, Cause{Decided: now, Loss: t.dead[name]})
 	for q, claims := range t.rules.claims {
 		if slices.ContainsFunc(claims, func(c claim) bool { return c.peer == p }) {
 			touch(q)
@@ -441,6 +450,7 @@ func (t *Table) finish() *Update {
 	}
 	t.drafts, t.spare, u.Losses, t.losses = nil, nil, t.losses, nil
 	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts}
+	u.Snapshot.devices, u.Snapshot.lost = t.ownDevices()
 	return u
 }
 

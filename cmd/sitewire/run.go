@@ -21,6 +21,7 @@ import (
 	"sitewire/gateway/probe"
 	"sitewire/gateway/wg/kernel"
 	"sitewire/metrics"
+	"sitewire/routes"
 	"sitewire/routes/fib"
 )
 
@@ -120,12 +121,19 @@ func (d *process) run(ctx context.Context) error {
 
 	d.fib = fib.New(fib.Options{
 		Table: int(d.cfg.Routes.Table), Metric: int(d.cfg.Routes.Metric), Protocol: d.cfg.Routes.Protocol,
-		Source4: d.cfg.Routes.SourceIPv4, Source6: d.cfg.Routes.SourceIPv6, Log: d.log.With("part", "fib"),
+		Source4: d.cfg.Routes.SourceIPv4, Source6: d.cfg.Routes.SourceIPv6, NoObjects: !d.cfg.Routes.NexthopObjects, Log: d.log.With("part", "fib"),
 	})
 	if err := d.fib.Open(ctx); err != nil {
 		return err
 	}
 	defer d.fib.Close()
+	var switcher routes.Switcher
+	if d.fib.CanSwitch() {
+		switcher = d.fib
+		if err := machine.NexthopCompat(d.cfg.Routes.NexthopCompatOff); err != nil {
+			d.log.Warn("nexthop objects are slower than they could be", "error", err)
+		}
+	}
 	d.prober = probe.New(probe.Options{Log: d.log.With("part", "probe")})
 	backend := newBackend(d.backend, d.reason, d.cfg, machine, &d.devices, d.log)
 	d.gateway = gateway.New(gateway.Options{
@@ -134,6 +142,8 @@ func (d *process) run(ctx context.Context) error {
 		Backend: func(string) (gateway.Backend, error) { return backend, nil },
 		Host:    machine,
 		FIB:     d.fib,
+
+		Switcher: switcher,
 		KernelRoute: func(ctx context.Context, a netip.Addr) (string, bool, error) {
 			r, err := d.fib.Get(ctx, a)
 			return r.Text, r.Ours, err

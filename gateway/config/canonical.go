@@ -81,6 +81,8 @@ func (c *Config) settings() []setting {
 	add("routes.source_ipv4", r.SourceIPv4)
 	add("routes.source_ipv6", r.SourceIPv6)
 	add("routes.unreachable", strconv.FormatBool(r.Unreachable))
+	add("routes.nexthop_objects", strconv.FormatBool(r.NexthopObjects))
+	add("routes.nexthop_compat_off", strconv.FormatBool(r.NexthopCompatOff))
 	add("routes.max_routes", r.MaxRoutes)
 	add("routes.reconcile_every", r.ReconcileEvery)
 	add("routes.sweep_after", r.SweepAfter)

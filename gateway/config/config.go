@@ -140,6 +140,9 @@ type Routes struct {
 	SourceIPv4, SourceIPv6 netip.Addr
 	// Unreachable installs unreachable routes for the announced prefixes, so that packets for absent parts do not loop.
 	Unreachable bool
+	// NexthopObjects lets routes through tunnels share the kernel's nexthop objects, where it has them; NexthopCompatOff sets
+	// net.ipv4.nexthop_compat_mode to 0 for them, which is a setting of the whole namespace.
+	NexthopObjects, NexthopCompatOff bool
 	// MaxRoutes to install in a family; 0 is no limit.
 	MaxRoutes int
 	// ReconcileEvery is the period of the full comparison with the kernel; SweepAfter is how long leftovers of an

@@ -109,3 +109,30 @@ func (h *Host) EnableForwarding(ctx context.Context) error {
 	}
 	return errors.Join(errs...)
 }
+
+// nexthopCompat is the setting that has the kernel pretend, in notifications and listings, that routes with nexthop objects
+// have none.
+const nexthopCompat = "net/ipv4/nexthop_compat_mode"
+
+// NexthopCompat sees to the setting for nexthop objects: with off it is set to 0, which the operator must have agreed to;
+// else it is told once how to do that, if it is worth while. It is that of the whole namespace, and nothing changes it back.
+func (h *Host) NexthopCompat(off bool) error {
+	have, err := readSetting(nexthopCompat)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return nil // a kernel before 5.8 behaves as with 1
+	case err != nil:
+		return fmt.Errorf("setting %s: %w", settingKey(nexthopCompat), err)
+	case have == "0":
+		return nil
+	case !off:
+		h.log.Info("moving many routes off a lost tunnel keeps the kernel busy for half a second per million: see routes.nexthop_compat_off",
+			"setting", settingKey(nexthopCompat), "value", have)
+		return nil
+	}
+	if err := setSetting(nexthopCompat, "0"); err != nil {
+		return err
+	}
+	h.log.Info("setting changed", "key", settingKey(nexthopCompat), "from", have, "to", "0")
+	return nil
+}

@@ -17,6 +17,8 @@ type batch struct {
 	cleaning map[netip.Prefix]bool
 	onlink   map[nexthop]bool // answers of needsOnlink during one Write
 	absent   map[string]bool  // devices that the kernel does not have, during one Write
+	shared   map[string]shared
+	key      []byte // of shared
 
 	maxReqs, maxBytes int
 }
@@ -46,6 +48,7 @@ func (b *batch) limit(c *conn) {
 	b.maxBytes = min(batchBytes, c.sndbuf/2)
 	b.buf = make([]byte, 0, b.maxBytes+longest)
 	b.cleaning, b.onlink, b.absent = map[netip.Prefix]bool{}, map[nexthop]bool{}, map[string]bool{}
+	b.shared = map[string]shared{}
 }
 
 func (b *batch) reset() {
@@ -53,6 +56,7 @@ func (b *batch) reset() {
 	clear(b.cleaning)
 	clear(b.onlink)
 	clear(b.absent)
+	clear(b.shared)
 }
 
 func (b *batch) full() bool { return len(b.reqs) >= b.maxReqs || len(b.buf) >= b.maxBytes }

@@ -9,11 +9,19 @@ import (
 	"sitewire/routes/routestest"
 )
 
-// TestConformance runs the suite that every FIB must pass against the kernel.
+// TestConformance runs the suite that every FIB must pass against the kernel: without nexthop objects, with them, and where
+// rows with objects say nothing else.
 func TestConformance(t *testing.T) {
+	t.Run("plain", func(t *testing.T) { conform(t, Options{NoObjects: true}, "1") })
+	t.Run("objects", func(t *testing.T) { conform(t, Options{}, "1") })
+	t.Run("objects only", func(t *testing.T) { conform(t, Options{}, "0") })
+}
+
+func conform(t *testing.T, o Options, compat string) {
 	routestest.TestFIB(t, func(t *testing.T) routestest.FIBUnderTest {
-		r := newRig(t, Options{})
-		return routestest.FIBUnderTest{
+		r := newRig(t, o)
+		r.compat(compat)
+		u := routestest.FIBUnderTest{
 			FIB:      r.fib,
 			Devices:  []string{"tun0", "tun1"},
 			LAN:      "eth0",
@@ -30,7 +38,13 @@ func TestConformance(t *testing.T) {
 				r.ip(familyFlag(x.Prefix) + " route del " + x.Prefix.String() + " proto 83")
 				r.settle() // the FIB's view knows
 			},
+			Leads: func(t *testing.T, a netip.Addr) string { return on(r, t).leads(a) },
 		}
+		if !o.NoObjects {
+			r.needObjects()
+			u.Switcher = r.fib
+		}
+		return u
 	})
 }
 

@@ -33,9 +33,9 @@ type conn struct {
 	sndbuf int
 }
 
-// dial opens a socket subscribed to multicast groups (RTNLGRP_*), if any, before anything can be missed. With skip, notifications caused by
-// the socket of that address are not delivered.
-func dial(rcvbuf int, skip uint32, groups ...int) (*conn, error) {
+// dial opens a socket subscribed to multicast groups (RTNLGRP_*), if any, before anything can be missed. Notifications caused by the
+// sockets of the addresses in skip are not delivered.
+func dial(rcvbuf int, skip []uint32, groups ...int) (*conn, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_ROUTE)
 	if err != nil {
 		return nil, fmt.Errorf("open a netlink socket: %w", err)
@@ -53,7 +53,7 @@ func dial(rcvbuf int, skip uint32, groups ...int) (*conn, error) {
 	return c, nil
 }
 
-func (c *conn) setUp(fd, rcvbuf int, skip uint32, groups []int) error {
+func (c *conn) setUp(fd, rcvbuf int, skip []uint32, groups []int) error {
 	// Beyond net.core.rmem_max only with CAP_NET_ADMIN in the initial user namespace; less than asked for is fine, see batchLimits.
 	if unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUFFORCE, rcvbuf) != nil {
 		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_RCVBUF, rcvbuf); err != nil {
@@ -64,8 +64,8 @@ func (c *conn) setUp(fd, rcvbuf int, skip uint32, groups []int) error {
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_EXT_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_CAP_ACK, 1)
 	_ = unix.SetsockoptInt(fd, unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1)
-	if skip != 0 {
-		if err := skipSender(fd, skip); err != nil {
+	if len(skip) > 0 {
+		if err := skipSenders(fd, skip); err != nil {
 			return fmt.Errorf("filter: %w", err)
 		}
 	}
@@ -93,18 +93,17 @@ func (c *conn) setUp(fd, rcvbuf int, skip uint32, groups []int) error {
 	return err
 }
 
-// skipSender makes the kernel drop the notifications that a socket caused, before they take room in the queue: a large write of ours
+// skipSenders makes the kernel drop the notifications that sockets caused, before they take room in the queue: a large write of ours
 // could otherwise push out the one notification of somebody else's change.
-func skipSender(fd int, port uint32) error {
+func skipSenders(fd int, ports []uint32) error {
 	// nlmsg_pid is at offset 12 in host order; the filter machine loads in network order.
-	var native [4]byte
-	binary.NativeEndian.PutUint32(native[:], port)
-	prog, err := bpf.Assemble([]bpf.Instruction{
-		bpf.LoadAbsolute{Off: 12, Size: 4},
-		bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(native[:]), SkipFalse: 1},
-		bpf.RetConstant{Val: 0},
-		bpf.RetConstant{Val: 1<<32 - 1},
-	})
+	filter := []bpf.Instruction{bpf.LoadAbsolute{Off: 12, Size: 4}}
+	for _, port := range ports {
+		var native [4]byte
+		binary.NativeEndian.PutUint32(native[:], port)
+		filter = append(filter, bpf.JumpIf{Cond: bpf.JumpEqual, Val: binary.BigEndian.Uint32(native[:]), SkipFalse: 1}, bpf.RetConstant{Val: 0})
+	}
+	prog, err := bpf.Assemble(append(filter, bpf.RetConstant{Val: 1<<32 - 1}))
 	if err != nil {
 		return err
 	}

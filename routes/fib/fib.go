@@ -1,8 +1,8 @@
 // Package fib is the kernel's routing table over rtnetlink: the routes.FIB of a Linux router.
 //
 // Job: write routes in batches, list them, tell what is on link, and say when somebody else changed something.
-// Owner: one FIB per gateway, used by the Syncer; Run is its own task. Write, List and Connected take turns, Changed and Stats may be called
-// at any time.
+// Owner: one FIB per gateway, used by the Syncer; Run is its own task. Write, List and Connected take turns, Switch waits for none of them,
+// Changed and Stats may be called at any time.
 // Inputs: routes.Op values; the kernel's dumps and notifications.
 // Outputs: rows of one table that carry one protocol number, and nothing else.
 // Invariants: a row with another protocol number is never changed nor removed. A list is complete or an error. No lock is held over a
@@ -21,8 +21,11 @@
 // Dumps are repeated until one was not disturbed. Where another program changes the IPv6 routes of the same table all the time and the table is
 // so large that no dump gets through, List fails; a table of our own avoids that.
 //
-// IPv6 multipath over tunnels: the kernel wants a gateway in each nexthop of a multipath row. A nexthop that is a device only is
-// written with the gateway fe80::7369:7465:7769:7265 there, and listed without it. Tunnels do not use it.
+// Routes through tunnels that have a backup or several hops share nexthop objects (see objects.go), if the kernel has them: then the FIB is a
+// routes.Switcher as well. Without objects the same routes name their hops, and backups are left out. Open finds out which it is.
+//
+// IPv6 multipath over tunnels without objects: the kernel wants a gateway in each nexthop of a multipath row. A nexthop that is a device only
+// is written with the gateway fe80::7369:7465:7769:7265 there, and listed without it. Tunnels do not use it.
 package fib
 
 import (
@@ -71,6 +74,9 @@ type Options struct {
 	Source4, Source6 netip.Addr
 	Log              *slog.Logger // nil is silent
 
+	// NoObjects leaves nexthop objects alone: routes name their devices, and there is no Switcher.
+	NoObjects bool
+
 	rcvbuf int // of the notification socket in bytes; for tests
 }
 
@@ -82,11 +88,15 @@ type FIB struct {
 	source   [2]netip.Addr // preferred, by routes.Family
 	log      *slog.Logger
 	rcvbuf   int
+	plain    bool // no nexthop objects are wanted
 
 	turn    chan struct{} // holds one token: the right to use req, batch, rest and asked
 	req     *conn         // requests and dumps
-	mon     *conn         // notifications
-	guard   *conn         // tells whether something changed during a dump
+	objects objects
+	meaning map[uint32]meaning // of groups, at the last list
+	mon     *conn              // notifications
+	guard   *conn              // tells whether something changed during a dump
+	obj     *conn              // nexthop objects
 	opened  chan struct{}
 	changed chan struct{}
 	view    view
@@ -108,7 +118,8 @@ func New(o Options) *FIB {
 		table: uint32(o.Table), metric: uint32(o.Metric), protocol: o.Protocol, log: o.Log, rcvbuf: o.rcvbuf,
 		source: [2]netip.Addr{routes.IPv4: o.Source4, routes.IPv6: o.Source6},
 		turn:   make(chan struct{}, 1), opened: make(chan struct{}), changed: make(chan struct{}, 1),
-		rest: map[netip.Prefix][]row{}, asked: map[netip.Prefix]routes.Route{},
+		rest: map[netip.Prefix][]row{}, asked: map[netip.Prefix]routes.Route{}, plain: o.NoObjects,
+		objects: objects{turn: make(chan struct{}, 1)},
 	}
 	if f.table == 0 {
 		f.table = DefaultTable
@@ -144,24 +155,35 @@ func (f *FIB) Open(ctx context.Context) error {
 	if f.metric == UnreachableMetric {
 		return fmt.Errorf("kernel routes: metric %d is that of unreachable routes", f.metric)
 	}
-	req, err := dial(recvBuffer, 0)
+	req, err := dial(recvBuffer, nil)
 	if err != nil {
 		return fmt.Errorf("kernel routes: %w", err)
 	}
-	// Subscribed before the first dump: what changes meanwhile waits in the socket for Run.
-	mon, err := dial(f.rcvbuf, req.port, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
-		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
+	obj, err := dial(recvBuffer, nil)
 	if err != nil {
 		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close())
 	}
-	guard, err := dial(recvBuffer, req.port)
+	ours := []uint32{req.port, obj.port}
+	// Subscribed before the first dump: what changes meanwhile waits in the socket for Run.
+	mon, err := dial(f.rcvbuf, ours, unix.RTNLGRP_LINK, unix.RTNLGRP_IPV4_IFADDR, unix.RTNLGRP_IPV6_IFADDR,
+		unix.RTNLGRP_IPV4_ROUTE, unix.RTNLGRP_IPV6_ROUTE)
 	if err != nil {
-		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), mon.close())
+		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), obj.close())
 	}
-	f.req, f.mon, f.guard = req, mon, guard
+	guard, err := dial(recvBuffer, ours)
+	if err != nil {
+		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), obj.close(), mon.close())
+	}
+	f.req, f.mon, f.guard, f.obj = req, mon, guard, obj
 	f.batch.limit(req)
 	if err := f.look(ctx); err != nil {
-		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), mon.close(), guard.close())
+		return errors.Join(fmt.Errorf("kernel routes: %w", err), req.close(), obj.close(), mon.close(), guard.close())
+	}
+	f.objects.protocol = f.protocol
+	if !f.plain {
+		if err := f.objects.open(ctx, obj, f.name); err != nil {
+			f.log.Info("no nexthop objects: the routes of a lost tunnel move one by one", "reason", err)
+		}
 	}
 	f.turn <- struct{}{}
 	close(f.opened)
@@ -172,7 +194,7 @@ func (f *FIB) Open(ctx context.Context) error {
 func (f *FIB) Close() error {
 	select {
 	case <-f.opened:
-		return errors.Join(f.req.close(), f.mon.close(), f.guard.close())
+		return errors.Join(f.req.close(), f.obj.close(), f.mon.close(), f.guard.close())
 	default:
 		return nil
 	}

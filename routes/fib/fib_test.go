@@ -22,7 +22,7 @@ import (
 
 // TestForms writes a route of every form and compares what ip(8) shows and what is listed.
 func TestForms(t *testing.T) {
-	main := *newRig(t, Options{})
+	main := *newRig(t, Options{NoObjects: true})
 	for _, c := range []struct {
 		name  string
 		route routes.Route
@@ -57,7 +57,7 @@ func TestForms(t *testing.T) {
 			for _, table := range []int{0, 4242} {
 				r := main
 				r.T = t
-				r.fib = r.open(Options{Table: table})
+				r.fib = r.open(Options{Table: table, NoObjects: true})
 				show := "route show proto 83"
 				if c.route.Prefix.Addr().Is6() {
 					show = "-6 " + show

@@ -33,6 +33,12 @@ func (f *FIB) Get(ctx context.Context, a netip.Addr) (KernelRoute, error) {
 		return KernelRoute{}, nil // unreachable in one way or the other
 	}
 	r := found[0]
+	if r.LinkIndex == 0 && len(r.MultiPath) == 0 {
+		// With net.ipv4.nexthop_compat_mode=0 a route says nothing but the id of its nexthop object: where this packet goes.
+		if now, err := h.RouteGet(a.AsSlice()); err == nil && len(now) > 0 {
+			r.LinkIndex, r.Gw = now[0].LinkIndex, now[0].Gw
+		}
+	}
 	text := "default"
 	if r.Dst != nil {
 		if ones, _ := r.Dst.Mask.Size(); ones > 0 {

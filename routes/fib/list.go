@@ -77,6 +77,11 @@ func (f *FIB) list(ctx context.Context) ([]routes.Route, error) {
 		return nil, err
 	}
 	f.lookSources()
+	var err error
+	if f.meaning, err = f.meanings(ctx); err != nil {
+		return nil, err
+	}
+	used := map[uint32]bool{}
 	var list []routes.Route
 	rest := map[netip.Prefix][]row{}
 	for _, family := range families {
@@ -111,6 +116,9 @@ func (f *FIB) list(ctx context.Context) ([]routes.Route, error) {
 				flush()
 			}
 			rows = append(rows, r)
+			if r.group != 0 {
+				used[r.group] = true
+			}
 		})
 		if err != nil {
 			return nil, err
@@ -121,7 +129,7 @@ func (f *FIB) list(ctx context.Context) ([]routes.Route, error) {
 		})
 	}
 	f.rest = rest
-	return list, nil
+	return list, f.tidy(ctx, used)
 }
 
 func comparePrefixes(a, b netip.Prefix) int {
@@ -144,6 +152,12 @@ func (f *FIB) route(rows []row) routes.Route {
 			return r
 		}
 		hops = append(hops, w.hops...)
+	}
+	if id := rows[0].group; id != 0 && len(rows) == 1 {
+		if m, known := f.meaning[id]; known {
+			r.Hops, r.Backup = m.hops, m.backup
+			return r
+		}
 	}
 	hops = normalHops(hops)
 	for _, h := range hops {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,6 +84,33 @@ func (r *rig) open(o Options) *FIB {
 		}
 	})
 	return f
+}
+
+// compat sets whether rows with objects are shown, and notified, as if they had none.
+func (r *rig) compat(mode string) {
+	r.Helper()
+	nstest.Run(r, r.ns, "sysctl", "-qw", "net.ipv4.nexthop_compat_mode="+mode)
+}
+
+// needObjects skips a test that is about nexthop objects where the kernel (before 5.3) has none.
+func (r *rig) needObjects() {
+	r.Helper()
+	nstest.Need(r, nstest.Requirement{Kind: "kernel", Name: "nexthop-objects", Check: func() error {
+		if !r.fib.CanSwitch() {
+			return &netns.Unavailable{What: "nexthop objects", Why: "the kernel refused one", Fix: "use Linux 5.3 or later"}
+		}
+		return nil
+	}})
+}
+
+// leads is the device through which packets to an address leave.
+func (r *rig) leads(a netip.Addr) string {
+	r.Helper()
+	words := strings.Fields(nstest.Run(r, r.ns, "ip", "route", "get", a.String()))
+	if i := slices.Index(words, "dev"); i >= 0 {
+		return words[i+1]
+	}
+	return ""
 }
 
 // ip runs ip(8) and returns its lines, spaces normalised.

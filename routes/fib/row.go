@@ -20,7 +20,7 @@ type row struct {
 	metric   uint32
 	src      netip.Addr
 	hops     []nexthop
-	// group is the id of a nexthop object that the row uses; read only.
+	// group is the id of a nexthop object that the row uses. Then hops are only what it leads to.
 	group uint32
 	// cloned rows are the kernel's cache, not the table.
 	cloned bool
@@ -59,7 +59,7 @@ func (r row) append(b []byte, typ, flags uint16, seq uint32) []byte {
 		table = byte(r.table)
 	}
 	rtmFlags := uint32(0)
-	if len(r.hops) == 1 && r.hops[0].onlink {
+	if r.group == 0 && len(r.hops) == 1 && r.hops[0].onlink {
 		rtmFlags = unix.RTNH_F_ONLINK
 	}
 	b = append(b, family, byte(r.dst.Bits()), 0, r.tos, table, r.protocol, r.scope, r.kind)
@@ -72,9 +72,11 @@ func (r row) append(b []byte, typ, flags uint16, seq uint32) []byte {
 	if r.src.IsValid() {
 		b = attr(b, unix.RTA_PREFSRC, r.src.AsSlice()...)
 	}
-	switch len(r.hops) {
-	case 0:
-	case 1:
+	switch n := len(r.hops); {
+	case r.group != 0:
+		b = attr32(b, rtaNexthopID, r.group)
+	case n == 0:
+	case n == 1:
 		if r.hops[0].index != 0 {
 			b = attr32(b, unix.RTA_OIF, uint32(r.hops[0].index))
 		}

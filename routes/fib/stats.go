@@ -21,6 +21,8 @@ type Stats struct {
 	// Replaces and Deletes are the requests that went to the kernel: those that put a route, and those that delete one, also to clean up after
 	// a change.
 	Replaces, Deletes uint64
+	// Switches are the Divert and Restore operations.
+	Switches uint64
 	// Errors by operation and reason. "Exists" and "not found" are none.
 	Errors map[ErrorKey]uint64
 	// Overruns of the notification socket, and Resyncs of the view that followed.

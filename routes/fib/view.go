@@ -365,11 +365,14 @@ func (f *FIB) Run(ctx context.Context) error {
 		}
 		wake := false
 		for h, body := range messages(b) {
-			if h.port == f.req.port {
+			if h.port == f.req.port || h.port == f.obj.port {
 				continue // our own doing
 			}
 			if e, ok := parseEvent(h.typ, h.flags, body); ok && f.apply(e) {
 				wake = true
+				if e.link != nil {
+					f.objects.stale.Store(true) // objects of a link that goes down go without a word
+				}
 			}
 		}
 		if wake {

@@ -63,6 +63,7 @@ func fill(errs []error, err error) []error {
 
 // install puts the request for an Install into the batch.
 func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes.Route) error {
+	inForm := true // it will be listed as it was asked for
 	w := row{dst: prefix, table: f.table, protocol: f.protocol, kind: unix.RTN_UNREACHABLE, metric: UnreachableMetric}
 	if r.Type != routes.Unreachable {
 		hops, err := f.hops(ctx, prefix, r.Hops)
@@ -70,7 +71,10 @@ func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes
 			return err
 		}
 		w.kind, w.metric, w.hops, w.src = unix.RTN_UNICAST, f.metric, hops, f.src[routes.FamilyOf(prefix)]
-		if prefix.Addr().Is4() && len(hops) == 1 && !hops[0].via.IsValid() {
+		if w.group, err = f.share(ctx, prefix, r); err != nil {
+			inForm = false // it works without, but for the backup
+		}
+		if w.group == 0 && prefix.Addr().Is4() && len(hops) == 1 && !hops[0].via.IsValid() {
 			w.scope = unix.RT_SCOPE_LINK
 		}
 	}
@@ -87,8 +91,8 @@ func (f *FIB) install(ctx context.Context, op int, prefix netip.Prefix, r routes
 	if r.Type == routes.Unreachable {
 		return nil
 	}
-	if slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == "" }) {
-		f.asked[prefix] = routes.Route{Prefix: prefix, Type: r.Type, Hops: routes.CanonicalHops(slices.Clone(r.Hops))}
+	if !inForm || slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == "" }) {
+		f.asked[prefix] = routes.Route{Prefix: prefix, Type: r.Type, Hops: routes.CanonicalHops(slices.Clone(r.Hops)), Backup: r.Backup}
 	} else {
 		delete(f.asked, prefix)
 	}

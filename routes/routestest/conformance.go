@@ -25,6 +25,10 @@ type FIBUnderTest struct {
 	ForeignThere func(t *testing.T, r routes.Route) bool
 	// Lose removes one of our routes behind the FIB's back. Nil skips what needs it.
 	Lose func(t *testing.T, r routes.Route)
+	// Switcher of the FIB; nil if it has none.
+	Switcher routes.Switcher
+	// Leads tells through which device packets to an address leave. It comes with Switcher.
+	Leads func(t *testing.T, a netip.Addr) string
 }
 
 // TestFIB is what every FIB must do. open returns a new one for each case.
@@ -60,6 +64,13 @@ func TestFIB(t *testing.T, open func(t *testing.T) FIBUnderTest) {
 		{"connected", (*fibCase).connected},
 		{"foreign routes stay", (*fibCase).foreign},
 		{"lost routes come back", (*fibCase).lost},
+		{"divert", (*fibCase).divert},
+		{"divert to a router", (*fibCase).divertToRouter},
+		{"divert one of several", (*fibCase).divertOne},
+		{"divert everything", (*fibCase).divertAll},
+		{"divert, then write", (*fibCase).divertFirst},
+		{"backup changes", (*fibCase).backupChanges},
+		{"divert many", (*fibCase).divertMany},
 	} {
 		t.Run(c.name, func(t *testing.T) { c.run(&fibCase{FIBUnderTest: open(t), t: t}) })
 	}

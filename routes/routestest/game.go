@@ -142,7 +142,7 @@ func (g *Game) Step(sinks ...Sink) {
 	d := g.dice
 	g.now = g.now.Add(time.Millisecond)
 	n, p := pick(d, gameNeighbours()), pick(d, gamePrefixes())
-	switch d.IntN(12) {
+	switch d.IntN(13) {
 	case 0, 1, 2:
 		path := g.path(n)
 		each(sinks, func(s Sink) { s.PutPath(n, p, path) })
@@ -183,6 +183,9 @@ func (g *Game) Step(sinks ...Sink) {
 		if d.IntN(4) == 0 {
 			each(sinks, func(s Sink) { s.PutNeighbourGone(n) })
 		}
+	case 12:
+		is := d.IntN(2) == 0
+		each(sinks, func(s Sink) { s.PutReachable(n, is) })
 	}
 }
 

@@ -18,6 +18,9 @@ type Oracle struct {
 	paths map[netip.Prefix]map[string]*routes.Path
 	best  map[netip.Prefix]map[string]netip.Addr
 	alive map[string]bool
+	cut   map[string]bool // neighbours that cannot be reached
+	// Backups says that there is a Switcher.
+	Backups bool
 }
 
 // NewOracle returns an oracle that has heard nothing.
@@ -28,6 +31,7 @@ func NewOracle(p routes.Policy, connected []routes.Route) *Oracle {
 		paths:     make(map[netip.Prefix]map[string]*routes.Path),
 		best:      make(map[netip.Prefix]map[string]netip.Addr),
 		alive:     make(map[string]bool),
+		cut:       make(map[string]bool),
 	}
 }
 
@@ -70,6 +74,23 @@ func (o *Oracle) PutEndOfRIB(neighbour string, f routes.Family, session uint32) 
 // PutAlive is as in routes.Feed.
 func (o *Oracle) PutAlive(peer string, alive bool) { o.alive[peer] = alive }
 
+// PutReachable is as in routes.Feed.
+func (o *Oracle) PutReachable(neighbour string, is bool) {
+	if n := o.neighbour(neighbour); n != nil && !n.Disabled {
+		o.cut[neighbour] = !is
+	}
+}
+
+// SetPolicy puts another policy in force. Of neighbours that it does not name, nobody tells when they are back.
+func (o *Oracle) SetPolicy(p routes.Policy) {
+	o.Policy = p
+	for name := range o.cut {
+		if o.neighbour(name) == nil {
+			delete(o.cut, name)
+		}
+	}
+}
+
 // PutNeighbourGone is as in routes.Feed.
 func (o *Oracle) PutNeighbourGone(name string) {
 	for _, by := range o.paths {
@@ -104,7 +125,7 @@ func (o *Oracle) Desired() (list []routes.Route, allowed []routes.AllowedIP) {
 			for _, h := range hops {
 				hs = append(hs, h.hop)
 			}
-			list = append(list, routes.Route{Prefix: p, Hops: routes.CanonicalHops(hs)})
+			list = append(list, routes.Route{Prefix: p, Hops: routes.CanonicalHops(hs), Backup: o.backup(p, hops)})
 		}
 		if o.Policy.Unreachable && slices.Contains(o.Policy.Own, p) {
 			list = append(list, routes.Route{Prefix: p, Type: routes.Unreachable})
@@ -151,8 +172,57 @@ func (o *Oracle) shared(p *routes.Peer) bool {
 }
 
 func (o *Oracle) dead(p *routes.Peer) bool {
-	is, told := o.alive[p.Name]
-	return told && !is
+	if is, told := o.alive[p.Name]; told && !is {
+		return true
+	}
+	behind, cut := 0, 0
+	for _, n := range o.Policy.Neighbours {
+		if n.Peer == p.Name {
+			behind++
+			if o.cut[n.Name] {
+				cut++
+			}
+		}
+	}
+	return behind > 0 && cut == behind
+}
+
+// Dead tells of a device that its only peer cannot be reached; Alive that it surely can be.
+func (o *Oracle) Dead(device string) (dead, alive bool) {
+	for i := range o.Policy.Peers {
+		if p := &o.Policy.Peers[i]; p.Device == device && !o.shared(p) {
+			return o.dead(p), o.alive[p.Name] && !o.dead(p)
+		}
+	}
+	return false, true
+}
+
+// backup is where packets go once the only hop is lost: what the route would be then, as far as nothing but the route has to
+// change for it.
+func (o *Oracle) backup(p netip.Prefix, hops []way) []routes.Hop {
+	if !o.Backups || len(hops) != 1 || hops[0].peer == nil || o.shared(hops[0].peer) || o.configuredRoute(p) != nil {
+		return nil
+	}
+	first := func(n string, nextHop netip.Addr) []routes.Hop {
+		for _, w := range o.usable(p, n, nextHop, true) {
+			if w.hop.Device != hops[0].hop.Device && (w.peer == nil || w.peer.Name == o.neighbour(n).Peer && !o.shared(w.peer)) {
+				return routes.CanonicalHops([]routes.Hop{w.hop})
+			}
+		}
+		return nil
+	}
+	for _, n := range slices.Sorted(maps.Keys(o.best[p])) {
+		path := o.paths[p][n]
+		if h := first(n, o.best[p][n]); h != nil && path != nil && path.Rejected == "" {
+			return h
+		}
+	}
+	for _, n := range o.spare(p) {
+		if h := first(n, o.paths[p][n].NextHop); h != nil {
+			return h
+		}
+	}
+	return nil
 }
 
 // configured are the prefixes that the configuration gives to the peer.
@@ -192,14 +262,8 @@ func (o *Oracle) owner(device string, p netip.Prefix) *routes.Peer {
 
 // route returns the ways to a prefix. Without indirect only next hops that need no other route count.
 func (o *Oracle) route(p netip.Prefix, indirect bool) []way {
-	// Configured routes first, tunnel addresses of a peer before its static prefixes.
-	for i := range o.Policy.Peers {
-		x := &o.Policy.Peers[i]
-		tunnel := x.Mode != routes.Any && o.shared(x) && slices.Contains(x.Tunnel, p) && !p.Addr().IsLinkLocalUnicast()
-		static := x.Static && o.alive[x.Name] && slices.Contains(x.Prefixes, p)
-		if (tunnel || static) && o.owner(x.Device, p) == x {
-			return []way{{routes.Hop{Device: x.Device}, x}}
-		}
+	if c := o.configuredRoute(p); c != nil {
+		return []way{{routes.Hop{Device: c.Device}, c}}
 	}
 	set := o.best[p]
 	if _, ours := set[""]; ours || len(set) == 0 || slices.Contains(o.Policy.Own, p) {
@@ -223,7 +287,30 @@ func (o *Oracle) route(p netip.Prefix, indirect bool) []way {
 	if len(out) > 0 {
 		return out
 	}
-	// Local repair.
+	for _, n := range o.spare(p) {
+		if take(n, o.paths[p][n].NextHop); len(out) > 0 {
+			return out
+		}
+	}
+	return nil
+}
+
+// configuredRoute is whom the configuration routes a prefix to: configured routes come first, tunnel addresses of a peer
+// before its static prefixes.
+func (o *Oracle) configuredRoute(p netip.Prefix) *routes.Peer {
+	for i := range o.Policy.Peers {
+		x := &o.Policy.Peers[i]
+		tunnel := x.Mode != routes.Any && o.shared(x) && slices.Contains(x.Tunnel, p) && !p.Addr().IsLinkLocalUnicast()
+		static := x.Static && o.alive[x.Name] && slices.Contains(x.Prefixes, p)
+		if (tunnel || static) && o.owner(x.Device, p) == x {
+			return x
+		}
+	}
+	return nil
+}
+
+// spare are those with an accepted path, best first: local repair.
+func (o *Oracle) spare(p netip.Prefix) []string {
 	var spare []string
 	for _, n := range slices.Sorted(maps.Keys(o.paths[p])) {
 		if o.paths[p][n].Rejected == "" {
@@ -245,17 +332,15 @@ func (o *Oracle) route(p netip.Prefix, indirect bool) []way {
 		ra, rb := rank(a), rank(b)
 		return slices.Compare(ra[:], rb[:])
 	})
-	for _, n := range spare {
-		if take(n, o.paths[p][n].NextHop); len(out) > 0 {
-			return out
-		}
-	}
-	return nil
+	return spare
 }
 
 // usable returns the ways to a next hop that may carry the prefix.
 func (o *Oracle) usable(p netip.Prefix, neighbour string, nextHop netip.Addr, indirect bool) []way {
 	var out []way
+	if o.cut[neighbour] {
+		return nil
+	}
 	for _, w := range o.resolve(neighbour, nextHop, indirect) {
 		if w.peer == nil {
 			out = append(out, w)
@@ -402,6 +487,7 @@ type Sink interface {
 	PutBest(changes ...routes.BestChange)
 	PutEndOfRIB(neighbour string, f routes.Family, session uint32)
 	PutAlive(peer string, alive bool)
+	PutReachable(neighbour string, is bool)
 	PutNeighbourGone(name string)
 }
 

@@ -9,11 +9,11 @@ import (
 	"sitewire/routes"
 )
 
-// Check tells whether a packet could be lost between the FIB and a tunnel: every route that points at a WireGuard device
-// must have an owner for its prefix there. It may be called from After.
+// Check tells whether a packet could be lost between the FIB and a tunnel: every route that points at a WireGuard device, or
+// would from the moment when a device is diverted, must have an owner for its prefix there. It may be called from After.
 func (w *World) Check() error {
 	for _, r := range w.fib {
-		for _, h := range r.Hops {
+		for _, h := range slices.Concat(r.Hops, r.Backup) {
 			if w.devices[h.Device] == nil {
 				continue
 			}
@@ -48,10 +48,26 @@ func (w *World) Forward(a netip.Addr) string {
 			return ""
 		}
 		if r, ok := w.fib[rowKey{p, routes.Unicast}]; ok {
-			return w.through(r.Hops, a)
+			return w.through(w.hops(r), a)
 		}
 		if _, ok := w.fib[rowKey{p, routes.Unreachable}]; ok {
 			return ""
+		}
+	}
+	return ""
+}
+
+// Leads is the first device through which packets to an address leave; empty if there is no route.
+func (w *World) Leads(a netip.Addr) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for bits := a.BitLen(); bits >= 0; bits-- {
+		p, err := a.Prefix(bits)
+		if err != nil {
+			return ""
+		}
+		if r, ok := w.fib[rowKey{p, routes.Unicast}]; ok {
+			return w.hops(r)[0].Device
 		}
 	}
 	return ""

@@ -46,8 +46,15 @@ func (w *World) RemoveDevice(name string) {
 	delete(w.devices, name)
 	maps.DeleteFunc(w.allowed, func(at place, _ string) bool { return at.device == name })
 	maps.DeleteFunc(w.fib, func(_ rowKey, r routes.Route) bool {
-		return slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == name })
+		return slices.ContainsFunc(w.hops(r), func(h routes.Hop) bool { return h.Device == name })
 	})
+}
+
+// Diverted returns the diverted devices, sorted.
+func (w *World) Diverted() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Sorted(maps.Keys(w.diverted))
 }
 
 // Notify says that the kernel changed, as its notifications would.
@@ -156,7 +163,7 @@ func (w *World) Disconnect(link string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	over := func(r routes.Route) bool {
-		return slices.ContainsFunc(r.Hops, func(h routes.Hop) bool { return h.Device == link })
+		return slices.ContainsFunc(w.hops(r), func(h routes.Hop) bool { return h.Device == link })
 	}
 	delete(w.links, link)
 	w.connected = slices.DeleteFunc(w.connected, over)

@@ -35,6 +35,7 @@ type World struct {
 	links     map[string]bool            // other links
 	connected []routes.Route
 	allowed   map[place]string
+	diverted  map[string]bool
 	changed   chan struct{}
 
 	journal []string
@@ -69,6 +70,8 @@ func NewWorld(devices map[string][]string, lan map[string]netip.Prefix) *World {
 		allowed: make(map[place]string),
 		changed: make(chan struct{}, 1),
 		left:    -1,
+
+		diverted: make(map[string]bool),
 	}
 	for d, peers := range devices {
 		w.AddDevice(d, peers...)
@@ -213,12 +216,12 @@ func (f fib) Write(ctx context.Context, ops []routes.Op) []error {
 		if r.Type == routes.Unicast && len(r.Hops) == 0 {
 			return errors.New("a route without hops")
 		}
-		for _, h := range r.Hops {
+		for _, h := range slices.Concat(r.Hops, r.Backup) {
 			if f.w.devices[h.Device] == nil && !f.w.links[h.Device] {
 				return fmt.Errorf("%s: %w", h.Device, ErrNoDevice)
 			}
 		}
-		r.Hops = slices.Clone(r.Hops)
+		r.Hops, r.Backup = slices.Clone(r.Hops), slices.Clone(r.Backup)
 		f.w.fib[rowKey{r.Prefix, r.Type}] = r
 		return nil
 	})
@@ -237,3 +240,35 @@ func (f fib) Connected(ctx context.Context) ([]routes.Route, error) {
 }
 
 func (f fib) Changed() <-chan struct{} { return f.w.changed }
+
+// Switcher diverts the world's devices.
+func (w *World) Switcher() routes.Switcher { return switcher{w} }
+
+type switcher struct{ w *World }
+
+func (s switcher) Switch(ctx context.Context, ops []routes.Op) []error {
+	return s.w.run(ctx, ops, func(op routes.Op) error {
+		switch op.Kind {
+		case routes.Divert:
+			s.w.diverted[op.Device] = true
+		case routes.Restore:
+			delete(s.w.diverted, op.Device)
+		default:
+			return fmt.Errorf("not for a switcher: %s", op)
+		}
+		return nil
+	})
+}
+
+func (switcher) Tidy(ctx context.Context) error { return ctx.Err() }
+
+// hops are where a route leads at this moment.
+func (w *World) hops(r routes.Route) []routes.Hop {
+	for _, hops := range [][]routes.Hop{r.Hops, r.Backup} {
+		live := slices.DeleteFunc(slices.Clone(hops), func(h routes.Hop) bool { return w.diverted[h.Device] })
+		if len(live) > 0 {
+			return live
+		}
+	}
+	return r.Hops
+}

@@ -24,6 +24,8 @@ func TestWorld(t *testing.T) {
 			Gateway4: netip.MustParseAddr("192.168.1.2"),
 			Gateway6: netip.MustParseAddr("2001:db8:ffff::2"),
 			Lose:     func(_ *testing.T, r routes.Route) { w.Lose(r.Prefix) },
+			Switcher: w.Switcher(),
+			Leads:    func(_ *testing.T, a netip.Addr) string { return w.Leads(a) },
 		}
 	})
 }
