@@ -40,6 +40,15 @@ func pickBackend(want config.Backend, unavailable error) (backend config.Backend
 	return "", "", fmt.Errorf("wireguard.backend %q is not known", want)
 }
 
+// probeError tells a probe of the kernel's WireGuard that failed from one that found none. Only the latter may have auto choose the userspace
+// backend: tunnels that an earlier run left in the kernel would have to make room for it.
+func probeError(want config.Backend, probed error) error {
+	if _, known := errors.AsType[*kernel.Unavailable](probed); probed == nil || known || want == config.BackendUserspace {
+		return nil
+	}
+	return fmt.Errorf("it could not be found out whether the kernel has WireGuard (start again, or set wireguard.backend: userspace): %w", probed)
+}
+
 // statsAge is how old the kernel's statistics may be where reading them is dear: a tunnel that dies is to be noticed in about the time that the
 // file gives it, and one that was heard from is not to be taken for silent when its session ends.
 func statsAge(cfg *config.Config) time.Duration {

@@ -18,9 +18,12 @@ import (
 	"testing/fstest"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"sitewire/gateway/config"
 	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
+	"sitewire/gateway/wg/kernel"
 	"sitewire/topologies/netns"
 )
 
@@ -202,6 +205,25 @@ func TestBackends(t *testing.T) {
 		}
 		if backend != c.backend || reason != c.reason || text != c.err {
 			t.Errorf("%s with %v: %s, %q, %v", c.want, c.unavailable, backend, reason, err)
+		}
+	}
+}
+
+// Only a kernel that is known to have no WireGuard sends auto to userspace: a probe that failed for another reason says nothing of the tunnels
+// that may run there.
+func TestProbeError(t *testing.T) {
+	absent := fmt.Errorf("probe: %w", &kernel.Unavailable{Why: "no module", Err: unix.ENOENT})
+	for _, c := range []struct {
+		want   config.Backend
+		probed error
+		fails  bool
+	}{
+		{config.BackendAuto, nil, false}, {config.BackendAuto, absent, false}, {config.BackendAuto, unix.EMFILE, true}, {"", unix.ENOBUFS, true},
+		{config.BackendKernel, absent, false}, {config.BackendKernel, unix.EMFILE, true},
+		{config.BackendUserspace, unix.EMFILE, false},
+	} {
+		if err := probeError(c.want, c.probed); (err != nil) != c.fails || c.fails && !errors.Is(err, c.probed) {
+			t.Errorf("%q with %v: %v", c.want, c.probed, err)
 		}
 	}
 }

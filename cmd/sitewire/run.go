@@ -45,6 +45,9 @@ restart does not help).`,
 				return withCode(exitConfig, fmt.Errorf("%s is not valid:\n%w", path, err))
 			}
 			unavailable := kernel.Probe(cmd.Context())
+			if err := probeError(cfg.WireGuard.Backend, unavailable); err != nil {
+				return err
+			}
 			backend, reason, wrong := pickBackend(cfg.WireGuard.Backend, unavailable)
 			if err := privileged(cfg, backend, unavailable); err != nil {
 				return withCode(exitCapability, err)

@@ -46,7 +46,7 @@ func dial() (*conn, error) { return dialFamily(familyName) }
 func dialFamily(name string) (*conn, error) {
 	h, err := netlink.NewHandle(unix.NETLINK_GENERIC)
 	if err != nil {
-		return nil, fmt.Errorf("open a generic netlink socket: %w", err)
+		return nil, unavailable(fmt.Errorf("open a generic netlink socket: %w", err))
 	}
 	defer h.Close()
 	family, err := h.GenlFamilyGet(name)

@@ -14,7 +14,8 @@ type Unavailable struct {
 	Why string
 	// Fix is what the reader can do.
 	Fix string
-	// Err is the kernel's answer: ENOENT for a kernel without the module, EPERM or EACCES for a process without the right.
+	// Err is the kernel's answer: ENOENT for a kernel without the module, EPROTONOSUPPORT or EAFNOSUPPORT for one without generic netlink, EPERM or
+	// EACCES for a process without the right.
 	Err error
 }
 
@@ -51,6 +52,12 @@ func unavailable(err error) error {
 		return &Unavailable{
 			Why: "the kernel" + release() + " has no WireGuard",
 			Fix: "run `modprobe wireguard` (on the host, if this is a container), or install a kernel that has the module (Linux 5.6 or later; Debian: linux-image-amd64), or use the userspace backend",
+			Err: err,
+		}
+	case errors.Is(err, unix.EPROTONOSUPPORT), errors.Is(err, unix.EAFNOSUPPORT):
+		return &Unavailable{
+			Why: "the kernel" + release() + " has no generic netlink",
+			Fix: "use another kernel (sandboxes such as gVisor have their own), or the userspace backend",
 			Err: err,
 		}
 	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
