@@ -119,6 +119,9 @@ func (h *Host) setLink(c LinkConfig, known map[Address]bool) (failed error) {
 			do = nlh.LinkSetUp
 		}
 		if err := h.count("link_set", do(link)); err != nil {
+			if errors.Is(err, unix.EADDRINUSE) { // WireGuard binds its port now
+				return fmt.Errorf("set up: another program or device has its UDP port (`ss -ulpn` and `wg show all listen-port` tell which): %w", err)
+			}
 			return fmt.Errorf("set up=%t: %w", c.Up, explain(err))
 		}
 		changed = append(changed, "state")

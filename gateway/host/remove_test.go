@@ -1,9 +1,12 @@
 package host
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"sitewire/topologies/netns/nstest"
 )
@@ -35,5 +38,20 @@ func TestKernelRemoveTunnel(t *testing.T) {
 	}
 	if r.has("ours") || !r.has("theirs") {
 		t.Errorf("ours there: %t, theirs there: %t", r.has("ours"), r.has("theirs"))
+	}
+}
+
+// WireGuard binds its port when the device goes up. One that is taken is named as the reason, with what to look at.
+func TestKernelPortTaken(t *testing.T) {
+	nstest.Need(t, nstest.LinkType("wireguard"), nstest.Program("wg"))
+	r := newRig(t)
+	for _, name := range []string{"first", "second"} {
+		r.ip("link add " + name + " type wireguard")
+		r.run("wg", "set", name, "listen-port", "51820")
+	}
+	r.do(func() error { return r.host.SetLink(t.Context(), LinkConfig{Name: "first", Up: true}) })
+	err := r.ns.Do(func() error { return r.host.SetLink(t.Context(), LinkConfig{Name: "second", Up: true}) })
+	if !errors.Is(err, unix.EADDRINUSE) || !strings.Contains(err.Error(), "device second: ") || !strings.Contains(err.Error(), "ss -ulpn") {
+		t.Errorf("%v", err)
 	}
 }

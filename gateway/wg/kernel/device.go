@@ -241,6 +241,8 @@ func (d *Device) failed(doing string, err error) error {
 		return fmt.Errorf("device %s: %s: %w: %w", d.name, doing, wg.ErrClosed, err)
 	case unix.EPERM, unix.EACCES:
 		err = unavailable(err)
+	case unix.EADDRINUSE:
+		doing += ": another program or device has the UDP port (`ss -ulpn` and `wg show all listen-port` tell which)"
 	}
 	return fmt.Errorf("device %s: %s: %w", d.name, doing, err)
 }
