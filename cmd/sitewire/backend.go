@@ -64,13 +64,18 @@ func statsAge(cfg *config.Config) time.Duration {
 	return age
 }
 
+// kernelOptions are those of the kernel's devices.
+func kernelOptions(cfg *config.Config, log *slog.Logger) kernel.Options {
+	return kernel.Options{Logger: log, Group: host.DefaultGroup, Share: float64(cfg.WireGuard.StatsShare) / 100, MaxAge: statsAge(cfg)}
+}
+
 // newBackend returns the backend of that name. Its devices are watched.
 func newBackend(name config.Backend, reason string, cfg *config.Config, machine *host.Host, watch *deviceWatch, log *slog.Logger) gateway.Backend {
 	log = log.With("part", "wireguard")
 	b := gateway.Backend{Name: string(name), Reason: reason, Remove: machine.RemoveTunnel}
 	if name == config.BackendKernel {
 		b.Lasting = true
-		b.Open = watch.opener(kernel.Options{Logger: log, Group: host.DefaultGroup, MaxAge: statsAge(cfg)}.Opener())
+		b.Open = watch.opener(kernelOptions(cfg, log).Opener())
 		return b
 	}
 	b.Open = watch.opener(user.Options{Logger: log}.Opener())

@@ -228,6 +228,12 @@ func TestProbeError(t *testing.T) {
 	}
 }
 
+func TestKernelOptionsShare(t *testing.T) {
+	if o := kernelOptions(&config.Config{WireGuard: config.WireGuard{StatsShare: 20}}, nil); o.Share != 0.2 || o.Group == 0 {
+		t.Errorf("%+v", o)
+	}
+}
+
 func TestStatsAge(t *testing.T) {
 	peer := func(dead, hold time.Duration) *config.Peer {
 		return &config.Peer{DeadAfter: dead, Sessions: []*config.Session{{HoldTime: hold}}}

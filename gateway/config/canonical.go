@@ -61,6 +61,7 @@ func (c *Config) settings() []setting {
 	add("wireguard.listen_port", w.ListenPort)
 	add("wireguard.fwmark", fmt.Sprintf("%#x", w.FirewallMark))
 	add("wireguard.mtu", w.MTU)
+	add("wireguard.stats_share", w.StatsShare)
 	add("probe.interval", cmp.Or(format(c.Probe.Interval), "off"))
 	add("probe.timeout", c.Probe.Timeout)
 	add("probe.mtu", strconv.FormatBool(c.Probe.MTU))

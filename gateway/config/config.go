@@ -104,6 +104,8 @@ type WireGuard struct {
 	FirewallMark uint32
 	// MTU of devices whose peer does not say otherwise, in bytes; 0 means from the path to the endpoint.
 	MTU int
+	// StatsShare is the share of the time, in percent, that reading the statistics of a kernel device may take.
+	StatsShare int
 }
 
 // Probe says how tunnels are probed with echoes.

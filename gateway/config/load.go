@@ -29,6 +29,7 @@ func defaults(path string) *raw {
 		WireGuard: WireGuard{
 			Backend:      BackendAuto,
 			FirewallMark: 0x5357, // "SW"
+			StatsShare:   5,
 		},
 		Probe: Probe{Timeout: 3 * time.Second},
 		BGP: BGP{
