@@ -103,7 +103,7 @@ scrape_configs:
 ` + "```" + `
 
 - The user that sitewire runs as must be able to read all three files; the key and the hashes are nobody else's business
-  (` + "`chmod 600`" + `).
+  (` + "`chmod 600`" + `): ` + "`sitewire check`" + ` warns of a key that every user of the machine may read.
 - Passwords, headers and certificates are read again for each request and each handshake: renew them in place, by renaming
   the new file over the old one. Whether there is TLS at all, and the rate limit, are settled at the start; so are
   ` + "`listen` and `web_config`" + ` themselves, whose change ` + "`reload`" + ` refuses.
