@@ -77,9 +77,14 @@ var QEMU = nstest.Requirement{Kind: "guest", Name: "qemu", Check: func() error {
 	return nil
 }}
 
-// Kernel needs the kernel of that name (see Options), and downloads it if it is not in the cache.
+// Kernel needs the kernel of that name (see Options), and downloads it if it is not in the cache. That of another release of Debian is of a
+// kind of its own ("backports"), since a machine may reach its own release only.
 func Kernel(name string) nstest.Requirement {
-	return nstest.Requirement{Kind: "guest", Name: "kernel", Check: func() error {
+	kind := "guest"
+	if name == Newest {
+		kind = "backports"
+	}
+	return nstest.Requirement{Kind: kind, Name: "kernel", Check: func() error {
 		name, err := chosenKernel(name)
 		if err == nil {
 			_, err = findKernel(name)
