@@ -238,7 +238,12 @@ func runLab(t *testing.T, c Config, more func(*Options), restart *Restart) *lab 
 			t.Errorf("Run did not end within %v", 4*patient)
 		}
 	})
-	t.Cleanup(l.end)
+	t.Cleanup(func() {
+		l.end()
+		if l.left != nil { // it would read what the GoBGP of the next test writes
+			l.left.Stop()
+		}
+	})
 	select {
 	case <-l.Ready():
 	case err := <-done:

@@ -79,6 +79,9 @@ type Speaker struct {
 	mu    sync.Mutex
 	first Config
 	begun bool
+
+	// left is the GoBGP that Run left alone (Config.KeepForwarding). It ends with the process; tests, which go on, end it.
+	left *server.BgpServer
 }
 
 // New returns a speaker that does nothing until Run.
@@ -149,7 +152,9 @@ func (s *Speaker) Run(ctx context.Context, restart *Restart) error {
 	defer func() {
 		s.view.close()
 		quiet.closing.Store(true)
-		if !l.config.KeepForwarding {
+		if l.config.KeepForwarding {
+			s.left = l.gobgp
+		} else {
 			l.gobgp.Stop()
 		}
 		unwatch()
