@@ -97,17 +97,26 @@ func (h *hub) add(p netip.Prefix, owner int) {
 // announce sends one UPDATE for one prefix.
 func (h *hub) announce(prefix, from, length int) {
 	h.t.Helper()
+	h.announceFrom(h.prefixes[prefix:prefix+1], from, length)
+}
+
+// announceFrom sends one UPDATE for prefixes of one family.
+func (h *hub) announceFrom(prefixes []netip.Prefix, from, length int) {
+	h.t.Helper()
 	s := h.spokes[from]
 	path := []uint32{s.asn}
 	for len(path) < length {
 		path = append(path, 4242429000+uint32(len(path)))
 	}
-	must(h.t, s.bgp.Announce(bgptest.Update{Prefixes: h.prefixes[prefix : prefix+1], NextHop: []netip.Addr{s.ll}, ASPath: path}))
+	must(h.t, s.bgp.Announce(bgptest.Update{Prefixes: prefixes, NextHop: []netip.Addr{s.ll}, ASPath: path}))
 }
 
 // batch is how many prefixes move at once. Each move is one UPDATE, or two, to each of the other spokes: what is measured
 // here is not how much of the device's queue they fill on a machine that has other things to do.
 const batch = 25
+
+// nobody owns a prefix that is not announced.
+const nobody = -1
 
 // move gives every prefix from number first on to another spoke, in batches, with the tables in agreement after each.
 // It returns how many moved.
@@ -133,6 +142,7 @@ func (h *hub) take(prefixes []int) {
 	old := slices.Clone(h.owner)
 	for _, k := range prefixes {
 		h.owner[k] = h.other(k)
+		h.arrived.moves(k, old[k], h.owner[k])
 		h.length[k]--
 		h.announce(k, h.owner[k], h.length[k])
 	}
@@ -148,6 +158,7 @@ func (h *hub) leave(prefixes []int) {
 	for _, k := range prefixes {
 		old := h.owner[k]
 		h.owner[k] = h.other(k)
+		h.arrived.moves(k, old, h.owner[k])
 		h.length[k]++
 		h.announce(k, h.owner[k], h.length[k])
 		must(h.t, h.spokes[old].bgp.Withdraw(h.prefixes[k]))
@@ -170,6 +181,9 @@ func (h *hub) want() (allowed, kernel table) {
 		allowed[netip.PrefixFrom(s.ll, 128)] = s.key.Public().String()
 	}
 	for k, p := range h.prefixes {
+		if h.owner[k] == nobody {
+			continue
+		}
 		allowed[p] = h.spokes[h.owner[k]].key.Public().String()
 		kernel[p] = hubDevice
 	}
@@ -181,7 +195,7 @@ func (h *hub) want() (allowed, kernel table) {
 func (h *hub) settle(what string) {
 	h.t.Helper()
 	allowed, kernel := h.want()
-	nstest.Eventually(h.t, 60*time.Second, "the tables to agree: "+what, func() error {
+	nstest.Eventually(h.t, nstest.Patience(60*time.Second), "the tables to agree: "+what, func() error {
 		return errors.Join(differ("allowed-IPs", h.allowed(), allowed), differ("kernel routes", h.kernel(), kernel))
 	})
 }
@@ -191,15 +205,7 @@ func (h *hub) certify(what string) {
 	t := h.t
 	t.Helper()
 	allowed, kernel := h.want()
-	got := table{}
-	for line := range strings.Lines(nstest.Run(t, h.ns, "wg", "show", hubDevice, "allowed-ips")) {
-		fields := strings.Fields(line)
-		for _, p := range fields[1:] {
-			if p != "(none)" {
-				got[netip.MustParsePrefix(p)] = fields[0]
-			}
-		}
-	}
+	got := h.shown()
 	fib := table{}
 	for _, p := range h.d.fib() {
 		fib[p] = hubDevice
@@ -209,10 +215,26 @@ func (h *hub) certify(what string) {
 	}
 }
 
+// shown asks wg(8) who owns each allowed-IP.
+func (h *hub) shown() table {
+	out := table{}
+	for peer, list := range wgAllowed(h.t, h.ns, hubDevice) {
+		for _, p := range list {
+			if p != "(none)" {
+				out[netip.MustParsePrefix(p)] = peer
+			}
+		}
+	}
+	return out
+}
+
 // allowed asks the device who owns each allowed-IP, as wg(8) does but without a new process each time.
 func (h *hub) allowed() table {
 	t := h.t
 	t.Helper()
+	if h.inKernel {
+		return h.shown()
+	}
 	c, err := net.Dial("unix", filepath.Join(h.ns.RunDir(), "wireguard", hubDevice+".sock"))
 	must(t, err)
 	defer c.Close()

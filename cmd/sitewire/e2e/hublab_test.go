@@ -17,6 +17,7 @@ import (
 	"sitewire/bgp/bgptest"
 	"sitewire/gateway/config"
 	"sitewire/gateway/wg"
+	"sitewire/gateway/wg/kernel"
 	"sitewire/gateway/wg/user"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
@@ -46,8 +47,9 @@ type spoke struct {
 // hub is a gateway with its spokes, and what its tables should hold.
 type hub struct {
 	*site
-	d      *daemon
-	spokes []*spoke
+	d        *daemon
+	inKernel bool // tunnels are the kernel's, at all ends
+	spokes   []*spoke
 	// prefixes are all prefixes that spokes announce, and owner the spoke that should carry each.
 	prefixes []netip.Prefix
 	owner    []int
@@ -63,6 +65,42 @@ type arrivals struct {
 	mu    sync.Mutex
 	round uint32
 	at    map[uint32]int // index of the prefix → spoke
+	// may says where probes of the round `anytime` may come out, by index of the prefix; strays are those that came out elsewhere, and stray
+	// counts them all.
+	may    map[uint32][2]int
+	came   int
+	stray  int
+	strays []string
+}
+
+// anytime is the round of probes that are sent while prefixes move.
+const anytime = 1<<32 - 1
+
+// moves notes that a prefix is about to move: from now on, until it moves again, packets may come out at either spoke.
+func (a *arrivals) moves(prefix, from, to int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.may == nil {
+		a.may = map[uint32][2]int{}
+	}
+	a.may[uint32(prefix)] = [2]int{from, to}
+}
+
+// take notes where a probe came out.
+func (a *arrivals) take(round, prefix uint32, at int) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	switch {
+	case round == anytime:
+		a.came++
+		if may := a.may[prefix]; at != may[0] && at != may[1] {
+			if a.stray++; a.stray <= 5 {
+				a.strays = append(a.strays, fmt.Sprintf("a packet for prefix %d came out at spoke %d, not at %d or %d", prefix, at, may[0], may[1]))
+			}
+		}
+	case round == a.round:
+		a.at[prefix] = at
+	}
 }
 
 func newHub(t testing.TB, spokes int) *hub {
@@ -70,14 +108,19 @@ func newHub(t testing.TB, spokes int) *hub {
 	return newHubWith(t, spokes, "hub")
 }
 
-// newHubWith is newHub with another policy for the spokes.
+// newHubWith is newHub with another policy for the spokes; `many` is hub that takes more prefixes from one.
 func newHubWith(t testing.TB, spokes int, policy string) *hub {
 	t.Helper()
-	l := newLab(t)
-	h := &hub{site: l.site("hub"), random: rand.New(rand.NewPCG(1, 2))}
+	return newHubOn(t, newLab(t), spokes, policy, config.BackendUserspace)
+}
+
+func newHubOn(t testing.TB, l *lab, spokes int, policy string, backend config.Backend) *hub {
+	t.Helper()
+	h := &hub{site: l.site("hub"), inKernel: backend == config.BackendKernel, random: rand.New(rand.NewPCG(1, 2))}
 	var yaml strings.Builder
 	yaml.WriteString(h.head())
-	fmt.Fprintf(&yaml, "  device: %s\nbgp: { hold_time: 90s }\npeers:\n", hubDevice)
+	fmt.Fprintf(&yaml, "  device: %s\n  backend: %s\nbgp: { hold_time: 90s }\n"+
+		"policies:\n  many: { extends: hub, max_prefixes_ipv4: 2000, max_prefixes_ipv6: 2000 }\npeers:\n", hubDevice, backend)
 	for i := range spokes {
 		s := h.spoke(i)
 		h.spokes = append(h.spokes, s)
@@ -117,7 +160,11 @@ func (h *hub) spoke(i int) *spoke {
 		netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, 0, byte(100 + i)}), 24),
 	}}))
 	must(t, s.ns.Do(func() error {
-		dev, err := user.Open(t.Context(), wg.DeviceConfig{Name: hubDevice, PrivateKey: s.key, ListenPort: 51820}, user.Options{NoControl: true})
+		open := user.Options{NoControl: true}.Opener()
+		if h.inKernel {
+			open = kernel.Options{}.Opener()
+		}
+		dev, err := open(t.Context(), wg.DeviceConfig{Name: hubDevice, PrivateKey: s.key, ListenPort: 51820, MTU: 1420})
 		if err != nil {
 			return err
 		}
@@ -182,12 +229,7 @@ func (h *hub) listen(i int, s *spoke) {
 			case err != nil || n < 8:
 				continue
 			}
-			round, prefix := binary.BigEndian.Uint32(buf), binary.BigEndian.Uint32(buf[4:])
-			h.arrived.mu.Lock()
-			if round == h.arrived.round {
-				h.arrived.at[prefix] = i
-			}
-			h.arrived.mu.Unlock()
+			h.arrived.take(binary.BigEndian.Uint32(buf), binary.BigEndian.Uint32(buf[4:]), i)
 		}
 	}()
 }
@@ -224,7 +266,7 @@ func (h *hub) deliver(when string) {
 	h.arrived.at = make(map[uint32]int, len(h.prefixes))
 	h.arrived.mu.Unlock()
 	sent := make([]time.Time, len(h.prefixes))
-	nstest.Eventually(t, 30*time.Second, "the probes to come out "+when, func() error {
+	nstest.Eventually(t, nstest.Patience(30*time.Second), "the probes to come out "+when, func() error {
 		missing := h.missing(when)
 		if len(missing) == 0 {
 			return nil
@@ -254,6 +296,7 @@ func (h *hub) missing(when string) (out []int) {
 	h.arrived.mu.Unlock()
 	for k, owner := range h.owner {
 		switch got, ok := at[uint32(k)]; {
+		case owner == nobody:
 		case !ok:
 			out = append(out, k)
 		case got != owner:
