@@ -195,6 +195,14 @@ func TestForwardingLost(t *testing.T) {
 		"device":  func(r *rig) { r.backend.vanish("wg-nyc") },
 		"state":   func(r *rig) { os.RemoveAll(filepath.Join(r.dir, "state")) },
 		"damaged": func(r *rig) { writeFile(r.t, filepath.Join(r.dir, "state", ownedFile), "{") },
+		"boot": func(r *rig) {
+			path := filepath.Join(r.dir, "state", ownedFile)
+			b, err := os.ReadFile(path)
+			if err != nil {
+				r.t.Fatal(err)
+			}
+			writeFile(r.t, path, strings.Replace(string(b), "{", `{"boot_id": "an earlier one",`, 1))
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

@@ -80,6 +80,8 @@ type Options struct {
 	LinkCounters func(context.Context) (map[string]wg.LinkCounters, error)
 	// StateDir is where what goes on without this process is written down; empty keeps nothing.
 	StateDir string
+	// BootID of the kernel (/proc/sys/kernel/random/boot_id): what was written down in another boot is not there any more.
+	BootID string
 	// Feed is made by New if nil.
 	Feed *routes.Feed
 }

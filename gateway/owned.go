@@ -38,10 +38,17 @@ type remembered struct {
 	ExtendedNextHop bool `json:"extended_next_hop"`
 }
 
-// store keeps what a later run should know in files of a directory. The zero value keeps nothing.
-type store struct{ dir string }
+// store keeps what a later run should know in files of a directory. The zero value keeps nothing. All of it is about what is in the
+// kernel, so that it means nothing after a boot: devices of the same names are then somebody else's making.
+type store struct{ dir, boot string }
 
-// load reads a file into v, and leaves v alone if there is no file.
+// document is what is in a file.
+type document struct {
+	BootID string          `json:"boot_id,omitempty"`
+	State  json.RawMessage `json:"state"`
+}
+
+// load reads a file into v, and leaves v alone if there is no file, or one of another boot.
 func (s store) load(name string, v any) error {
 	if s.dir == "" {
 		return nil
@@ -51,8 +58,12 @@ func (s store) load(name string, v any) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	var d document
 	if err == nil {
-		err = json.Unmarshal(b, v)
+		err = json.Unmarshal(b, &d)
+	}
+	if err == nil && d.BootID == s.boot {
+		err = json.Unmarshal(d.State, v)
 	}
 	if err != nil {
 		return fmt.Errorf("what an earlier run left is not known: %w; remove %s if it is damaged", err, path)
@@ -65,7 +76,11 @@ func (s store) save(name string, v any) error {
 	if s.dir == "" {
 		return nil
 	}
-	b, err := json.MarshalIndent(v, "", "\t")
+	state, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	b, err := json.MarshalIndent(document{s.boot, state}, "", "\t")
 	if err != nil {
 		return err
 	}

@@ -96,7 +96,7 @@ func newTunnels(o Options) *tunnels {
 		resolve: o.Resolver,
 		log:     o.Log,
 		poll:    o.Poll,
-		store:   store{o.StateDir},
+		store:   store{o.StateDir, o.BootID},
 
 		backendName: string(o.Config.WireGuard.Backend),
 

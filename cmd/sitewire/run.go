@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -159,6 +160,7 @@ func (d *process) run(ctx context.Context) error {
 		Log:      d.log,
 		Version:  version,
 		StateDir: d.cfg.StateDir,
+		BootID:   bootID(d.log),
 
 		LinkCounters: d.linkCounters(),
 	})
@@ -269,4 +271,13 @@ func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
 	defer cancel()
 	r := net.Resolver{PreferGo: true}
 	return r.LookupNetIP(ctx, "ip", name)
+}
+
+// bootID tells one boot of the kernel from another; empty where /proc does not say.
+func bootID(log *slog.Logger) string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		log.Warn("boot ID not read: devices that somebody else makes after a boot may be taken for those of before", "error", err)
+	}
+	return strings.TrimSpace(string(b))
 }
