@@ -90,11 +90,11 @@ func tellCollections(ctx context.Context, c chan<- struct{}) {
 		if ctx.Err() != nil {
 			return
 		}
+		tellCollections(ctx, c) // first, so that who is told can count on the next one
 		select {
 		case c <- struct{}{}:
 		default:
 		}
-		tellCollections(ctx, c)
 	}, c)
 }
 
