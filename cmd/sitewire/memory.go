@@ -19,12 +19,13 @@ import (
 //
 // With 100 idle peers 70 MiB are live, and after a start with Go's default, to double the heap between two collections,
 // 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
-// a heap is a million and a half small objects. In a large heap that would be too dear when a full table comes and goes,
-// and in a small one while it is busy: a table of 100,000 routes took twice the time of both cores for it. So when
-// collections follow each other in less than hurry, it is Go's default or more until they would not.
+// a heap is a million and a half small objects. While it is busy that would be too dear: a table of 100,000 routes took
+// twice the time of both cores for it. So when collections follow each other in less than hurry, the heap may grow by
+// smallHeap, or by busyPercent if that is more, until they would not.
 const (
 	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
-	largeHeap, largePercent = 512 << 20, 100
+	largeHeap, largePercent = 512 << 20, 50
+	busyPercent             = 75
 	hurry                   = 500 * time.Millisecond
 )
 
@@ -100,18 +101,17 @@ func tellCollections(ctx context.Context, c chan<- struct{}) {
 
 // collection follows the end of one.
 func (m *memory) collection(now time.Time) {
-	if now.Sub(m.collected) < hurry && !m.hurried {
-		m.hurried = true
-		m.pace()
-	}
+	m.hurried = m.hurried || now.Sub(m.collected) < hurry
 	m.collected = now
+	m.pace(m.look().live)
 }
 
-// pace sets GOGC.
-func (m *memory) pace() {
-	p := gcPercent(m.last.live)
-	if m.hurried { // a small heap may grow by as much as there is in one that is no longer small
-		p = max(largePercent, int(100*smallHeap/max(m.last.live, 1)))
+// pace sets GOGC for a heap with so many live bytes. It has to follow each collection while the heap is busy: what is right
+// for 2 MiB lets 20 MiB grow to a gigabyte.
+func (m *memory) pace(live uint64) {
+	p := gcPercent(live)
+	if m.hurried {
+		p = max(busyPercent, int(100*smallHeap/max(live, 1<<20)))
 	}
 	if p != m.set {
 		m.set = p
@@ -128,7 +128,7 @@ func (m *memory) step(now time.Time) {
 		m.hurried = float64(allocated)*hurry.Seconds() > between*now.Sub(m.looked).Seconds()
 	}
 	m.last, m.looked = h, now
-	m.pace()
+	m.pace(h.live)
 	if allocated > quietRate*uint64(lookEvery/time.Second) {
 		m.taken += allocated
 		m.quiet = 0
