@@ -18,9 +18,8 @@ type spare struct {
 // setBackup finds the way that a route through one tunnel takes from the moment when the tunnel is lost: the one that would
 // be chosen then, of those whose peer has the prefix among its allowed-IPs in any case. So nothing but the routes has to
 // change. On a shared device that is not so: there a prefix belongs to one peer.
-func (t *Table) setBackup(r *Row, picked []choice) {
-	r.Backup = nil
-	if !t.backups || r.Source != BGP || len(picked) != 1 || picked[0].peer == nil || picked[0].peer.shared {
+func (t *Table) setBackup(r *Row, d *Decision, picked []choice) {
+	if !t.backups || d.Source != BGP || len(picked) != 1 || picked[0].peer == nil || picked[0].peer.shared {
 		return
 	}
 	device := picked[0].peer.Device
@@ -38,7 +37,7 @@ func (t *Table) setBackup(r *Row, picked []choice) {
 		// The allowed-IPs follow the accepted paths, which for a moment may lack one of the best.
 		accepted := slices.ContainsFunc(r.paths, func(p rpath) bool { return p.from == m.from && p.path.Rejected == "" })
 		if c, ok := find(m.from, m.nextHop); ok && accepted {
-			t.reserve(r, c)
+			t.reserve(d, c)
 			return
 		}
 	}
@@ -54,12 +53,12 @@ func (t *Table) setBackup(r *Row, picked []choice) {
 		}
 	}
 	if found {
-		t.reserve(r, best)
+		t.reserve(d, best)
 	}
 }
 
-// reserve makes a choice the row's backup. Many rows have the same one.
-func (t *Table) reserve(r *Row, c choice) {
+// reserve makes a choice the backup. Many rows have the same one.
+func (t *Table) reserve(d *Decision, c choice) {
 	s := t.spares[c]
 	if s == nil {
 		s = &spare{way: Way{Hop: c.hop, Label: c.label}, hops: CanonicalHops([]Hop{c.hop})}
@@ -71,7 +70,7 @@ func (t *Table) reserve(r *Row, c choice) {
 		}
 		t.spares[c] = s
 	}
-	r.Backup, r.route.Backup = &s.way, s.hops
+	d.Backup, d.backupHops = &s.way, s.hops
 }
 
 // severed tells whether a peer has neighbours behind it and none of them can be reached.

@@ -9,17 +9,18 @@ import (
 type counting struct {
 	c                              *Counts
 	ownRoutes, ownAllowed, ownRest bool
-	none                           Row // instead of no row
 }
 
 // move counts a row instead of the one before. Either may be nil.
 func (k *counting) move(old, row *Row) {
 	if old == nil {
-		k.none.Prefix = row.Prefix
-		old = &k.none
+		old = &Row{Prefix: row.Prefix, Decision: undecided}
 	}
 	k.scalars(old, -1)
 	k.scalars(row, +1)
+	if old.Decision == row.Decision {
+		return
+	}
 	if !slices.Equal(old.Ways, row.Ways) || old.Source != row.Source || old.Discard != row.Discard {
 		own(&k.c.Routes, &k.ownRoutes)
 		k.routes(old, -1)

@@ -15,23 +15,25 @@ type choice struct {
 
 // decide fills in what is desired for a row, from its paths and best set.
 func (t *Table) decide(r *Row) {
+	var d Decision
 	var picked []choice
-	r.Source, picked = t.configured(r.Prefix)
-	r.State, r.Reason = Selected, ""
-	if r.Source == NoSource {
+	d.Source, picked = t.configured(r.Prefix)
+	d.State = Selected
+	if d.Source == NoSource {
 		c := t.chooseBest(r, false)
-		picked, r.State, r.Reason = c.picked, c.state, c.why
+		picked, d.State, d.Reason = c.picked, c.state, c.why
 		if len(picked) > 0 {
-			r.Source = BGP
+			d.Source = BGP
 		}
 	}
-	r.Discard = t.rules.policy.Unreachable && t.rules.own.Get(r.Prefix)
-	if r.Discard && r.Source == NoSource {
-		r.Source = Own
+	d.Discard = t.rules.policy.Unreachable && t.rules.own.Get(r.Prefix)
+	if d.Discard && d.Source == NoSource {
+		d.Source = Own
 	}
-	t.setWays(r, picked)
-	t.setBackup(r, picked)
-	t.setOwners(r, picked)
+	t.setWays(&d, picked)
+	t.setBackup(r, &d, picked)
+	t.setOwners(r, &d, picked)
+	r.Decision = t.share.decision(d)
 }
 
 // configured returns the route that the configuration wants for the prefix, if any.
@@ -168,24 +170,22 @@ func (c *choice) shown() Way {
 	return w
 }
 
-func (t *Table) setWays(r *Row, picked []choice) {
-	r.Ways, r.route = nil, Route{Prefix: r.Prefix}
+func (t *Table) setWays(d *Decision, picked []choice) {
 	if len(picked) == 1 {
-		r.Ways, r.route.Hops = t.share.way(picked[0].shown())
+		d.Ways, d.hops = t.share.way(picked[0].shown())
 		return
 	}
 	for _, c := range picked {
-		r.Ways = append(r.Ways, c.shown())
+		d.Ways = append(d.Ways, c.shown())
 	}
-	slices.SortFunc(r.Ways, func(a, b Way) int { return compareHops(a.Hop, b.Hop) })
-	for _, w := range r.Ways {
-		r.route.Hops = append(r.route.Hops, w.Hop)
+	slices.SortFunc(d.Ways, func(a, b Way) int { return compareHops(a.Hop, b.Hop) })
+	for _, w := range d.Ways {
+		d.hops = append(d.hops, w.Hop)
 	}
 }
 
 // setOwners decides who owns the prefix on each device.
-func (t *Table) setOwners(r *Row, picked []choice) {
-	r.Owners, r.conflicts = nil, nil
+func (t *Table) setOwners(r *Row, d *Decision, picked []choice) {
 	owners := t.owners[:0]
 	var wanted []Owner // on shared devices, by anybody
 	own := func(p *peer) {
@@ -230,22 +230,23 @@ func (t *Table) setOwners(r *Row, picked []choice) {
 	switch t.owners = owners; len(owners) {
 	case 0:
 	case 1:
-		r.Owners = one(&t.share.owners, owners[0])
+		d.Owners = one(&t.share.owners, owners[0])
 	default:
-		r.Owners = slices.Clone(owners)
+		d.Owners = slices.Clone(owners)
 	}
 	slices.SortFunc(wanted, func(a, b Owner) int { return strings.Compare(a.Device, b.Device) })
 	for i := 1; i < len(wanted); i++ {
-		d := wanted[i].Device
-		if d == wanted[i-1].Device && !slices.Contains(r.conflicts, d) {
-			r.conflicts = append(r.conflicts, d)
+		device := wanted[i].Device
+		if device == wanted[i-1].Device && !slices.Contains(d.conflicts, device) {
+			d.conflicts = append(d.conflicts, device)
 		}
 	}
 }
 
 // refuseByLimit takes the route back that a row got. What the peers own stays: their prefix limits bound it.
 func (t *Table) refuseByLimit(r *Row) {
-	r.Source, r.State, r.Ways, r.route.Hops = NoSource, Refused, nil, nil
-	r.Backup, r.route.Backup = nil, nil
-	r.Reason = "the limit of installed routes is reached"
+	d := *r.Decision
+	d.Source, d.State, d.Ways, d.hops, d.Backup, d.backupHops = NoSource, Refused, nil, nil, nil, nil
+	d.Reason = "the limit of installed routes is reached"
+	r.Decision = t.share.decision(d)
 }

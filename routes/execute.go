@@ -71,7 +71,7 @@ func (s *Syncer) settle(prefixes []netip.Prefix, failed []failedOp) {
 		if !bad {
 			s.pending.remove(p)
 			if s.retries.remove(p) {
-				s.ledger.change(p, func(h *Held) { h.failure = nil })
+				s.ledger.change(p, func(h *edit) { h.failure = nil })
 			}
 			for _, k := range s.drifted[p] {
 				s.stats.repaired[k]++
@@ -80,7 +80,7 @@ func (s *Syncer) settle(prefixes []netip.Prefix, failed []failedOp) {
 			continue
 		}
 		r := s.retries.again(p, now)
-		s.ledger.change(p, func(h *Held) {
+		s.ledger.change(p, func(h *edit) {
 			since := now
 			if h.failure != nil {
 				since = h.failure.Since

@@ -13,7 +13,7 @@ import (
 // others read and that never change. A persistent trie would do both, but copies whole nodes with all their leaves for
 // each change (measured: 25 to 50 microseconds); the trie here is modified in place, and the versions are a hash tree
 // that grows with what is in it, in which a change copies little and in which only exact prefixes can be found.
-type forest[V any] struct {
+type forest[V keyed] struct {
 	live    *bart.Table[V] // the owner's
 	version *version[V]
 	// ours says that version was not published yet. Parts of it are ours if they are of this epoch.
@@ -29,7 +29,7 @@ const (
 )
 
 // version is a published state of a forest. Immutable.
-type version[V any] struct {
+type version[V keyed] struct {
 	// seed is random: what neighbours announce cannot be made to collide.
 	seed maphash.Seed
 	// root has a power of two of parts. One that has not been written to since the root was doubled is there twice.
@@ -38,20 +38,18 @@ type version[V any] struct {
 }
 
 // versionPart holds the entries whose hash ends in the number of its first place in the root.
-type versionPart[V any] struct {
-	leaves [versionMid][]versionEntry[V]
+type versionPart[V keyed] struct {
+	leaves [versionMid][]V
 	span   int // number of places in the root when the part was made: a place and all that are span apart share it
 	// The rest is for the owner: when the part was made, and which leaves are not shared with earlier versions.
 	epoch uint64
 	own   uint64
 }
 
-type versionEntry[V any] struct {
-	prefix netip.Prefix
-	value  V
-}
+// keyed is what a forest has for a prefix: it says for which.
+type keyed interface{ key() netip.Prefix }
 
-func newForest[V any]() *forest[V] {
+func newForest[V keyed]() *forest[V] {
 	return &forest[V]{live: new(bart.Table[V]), version: &version[V]{seed: maphash.MakeSeed(), root: make([]*versionPart[V], versionRoot)}}
 }
 
@@ -67,9 +65,9 @@ func (v *version[V]) get(p netip.Prefix) (value V, ok bool) {
 	}
 	r, m := v.place(p)
 	if v.root[r] != nil {
-		for i := range v.root[r].leaves[m] {
-			if e := &v.root[r].leaves[m][i]; e.prefix == p {
-				return e.value, true
+		for _, e := range v.root[r].leaves[m] {
+			if e.key() == p {
+				return e, true
 			}
 		}
 	}
@@ -85,7 +83,7 @@ func (v *version[V]) all() iter.Seq2[netip.Prefix, V] {
 			}
 			for _, leaf := range part.leaves {
 				for _, e := range leaf {
-					if !yield(e.prefix, e.value) {
+					if !yield(e.key(), e) {
 						return
 					}
 				}
@@ -107,13 +105,13 @@ func (v *version[V]) sorted() []netip.Prefix {
 func (f *forest[V]) set(p netip.Prefix, value V) {
 	f.live.Insert(p, value)
 	leaf := f.leaf(p)
-	for i := range *leaf {
-		if e := &(*leaf)[i]; e.prefix == p {
-			e.value = value
+	for i, e := range *leaf {
+		if e.key() == p {
+			(*leaf)[i] = value
 			return
 		}
 	}
-	*leaf = append(*leaf, versionEntry[V]{p, value})
+	*leaf = append(*leaf, value)
 	f.version.size++
 }
 
@@ -123,12 +121,12 @@ func (f *forest[V]) remove(p netip.Prefix) {
 	}
 	f.live.Delete(p)
 	leaf := f.leaf(p)
-	*leaf = slices.DeleteFunc(*leaf, func(e versionEntry[V]) bool { return e.prefix == p })
+	*leaf = slices.DeleteFunc(*leaf, func(e V) bool { return e.key() == p })
 	f.version.size--
 }
 
 // leaf returns the prefix's leaf in a version of our own, to be modified in place.
-func (f *forest[V]) leaf(p netip.Prefix) *[]versionEntry[V] {
+func (f *forest[V]) leaf(p netip.Prefix) *[]V {
 	if !f.ours {
 		own := *f.version
 		own.root = slices.Clone(own.root)
@@ -143,7 +141,7 @@ func (f *forest[V]) leaf(p netip.Prefix) *[]versionEntry[V] {
 	part := f.part(r)
 	if part.own&(1<<m) == 0 {
 		part.own |= 1 << m
-		part.leaves[m] = append(make([]versionEntry[V], 0, len(part.leaves[m])+1), part.leaves[m]...)
+		part.leaves[m] = append(make([]V, 0, len(part.leaves[m])+1), part.leaves[m]...)
 	}
 	return &part.leaves[m]
 }
@@ -169,13 +167,16 @@ func (f *forest[V]) part(r int) *versionPart[V] {
 		}
 		for m, leaf := range old.leaves {
 			for _, e := range leaf {
-				at, _ := v.place(e.prefix)
+				at, _ := v.place(e.key())
 				v.root[at].leaves[m] = append(v.root[at].leaves[m], e)
 			}
 		}
 	}
 	return v.root[r]
 }
+
+// unpublished tells whether what was set in an epoch is in no version yet that others read.
+func (f *forest[V]) unpublished(epoch uint64) bool { return f.ours && f.epoch == epoch }
 
 // publish returns the present version, which from now on does not change.
 func (f *forest[V]) publish() *version[V] {
@@ -184,7 +185,7 @@ func (f *forest[V]) publish() *version[V] {
 }
 
 // union returns the prefixes of both, each once, sorted.
-func union[A, B any](a *version[A], b *bart.Table[B]) []netip.Prefix {
+func union[A keyed, B any](a *version[A], b *bart.Table[B]) []netip.Prefix {
 	out := a.sorted()
 	n := len(out)
 	for p := range b.AllSorted() {

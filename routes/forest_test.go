@@ -7,6 +7,14 @@ import (
 	"testing"
 )
 
+// numbered is a number for a prefix.
+type numbered struct {
+	prefix netip.Prefix
+	n      int
+}
+
+func (x numbered) key() netip.Prefix { return x.prefix }
+
 // Published versions stay as they were, whatever follows, while the tree grows several times.
 func TestForest(t *testing.T) {
 	r := rand.New(rand.NewPCG(3, 4))
@@ -14,12 +22,12 @@ func TestForest(t *testing.T) {
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
 	}
 	type published struct {
-		version *version[int]
-		want    map[netip.Prefix]int
+		version *version[numbered]
+		want    map[netip.Prefix]numbered
 	}
 	const root = 4 // so that it grows soon
 	const most = 8 * leafSize * root * versionMid
-	f, now := newForest[int](), map[netip.Prefix]int{}
+	f, now := newForest[numbered](), map[netip.Prefix]numbered{}
 	f.version.root = f.version.root[:root]
 	var list []published
 	added := 0
@@ -33,10 +41,10 @@ func TestForest(t *testing.T) {
 				continue
 			}
 			added++
-			f.set(p, added)
-			now[p] = added
-			if again := prefix(r.IntN(added)); r.IntN(4) == 0 && now[again] != 0 {
-				now[again]++
+			now[p] = numbered{p, added}
+			f.set(p, now[p])
+			if again := prefix(r.IntN(added)); r.IntN(4) == 0 && now[again].n != 0 {
+				now[again] = numbered{again, now[again].n + 1}
 				f.set(again, now[again])
 			}
 		}
@@ -59,7 +67,7 @@ func TestForest(t *testing.T) {
 		}
 		for p, v := range x.want {
 			if got, ok := x.version.get(p); !ok || got != v {
-				t.Fatalf("version %d: %v is %d, %v; want %d", i, p, got, ok, v)
+				t.Fatalf("version %d: %v is %v, %v; want %v", i, p, got, ok, v)
 			}
 		}
 	}

@@ -41,18 +41,42 @@ const (
 	acked        // written by us and acknowledged
 )
 
-// Held is what is installed for a prefix. Immutable.
+// Held is what is installed for a prefix. Immutable, once the version that it is in was published.
 type Held struct {
+	prefix netip.Prefix
+	*holding
+	// changed is when the route last changed, in nanoseconds since 1970, and took how long that was after its cause; 0 is
+	// unknown.
+	changed int64
+	took    time.Duration
+	epoch   uint64 // of the forest, when it was made
+}
+
+func (h *Held) key() netip.Prefix { return h.prefix }
+
+// holding is what of it many prefixes have in common, and share. Immutable.
+type holding struct {
 	hops    []Hop // of the unicast route
 	backup  []Hop
 	route   mark
 	maybe   []Hop // where the route may point to as well, after failed writes
 	discard mark
 	allowed []heldIP // by device, then peer; one acked or adopted entry for each device at most
-	// changed is when the route last changed, and took how long that was after its cause; 0 is unknown.
-	changed time.Time
-	took    time.Duration
 	failure *Failure
+}
+
+// nothing is held.
+var nothing = &holding{}
+
+// edit is a Held that is being changed.
+type edit struct {
+	holding
+	changed int64
+	took    time.Duration
+}
+
+func (e *edit) routeChanged(at time.Time, took time.Duration) {
+	e.changed, e.took = at.UnixNano(), took
 }
 
 type heldIP struct {
@@ -84,31 +108,42 @@ func (l *Ledger) Sweep() { l.swept = true }
 // Swept tells whether Sweep was called.
 func (l *Ledger) Swept() bool { return l.swept }
 
-func (l *Ledger) get(p netip.Prefix) Held {
+// get returns what is held; never nil.
+func (l *Ledger) get(p netip.Prefix) *Held {
 	if h, ok := l.held.live.Get(p); ok {
-		return *h
+		return h
 	}
-	return Held{}
+	return &Held{prefix: p, holding: nothing}
 }
 
-func (h *Held) empty() bool {
+func (h *holding) empty() bool {
 	return h.route == absent && h.discard == absent && len(h.allowed) == 0 && h.failure == nil
 }
 
-// change edits the entry of a prefix. f gets a copy whose slices it must not modify in place.
-func (l *Ledger) change(p netip.Prefix, f func(*Held)) {
+// change edits the entry of a prefix and returns what was held before. f gets a copy whose slices it must not modify in
+// place.
+func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 	h := l.get(p)
-	before := h
-	f(&h)
-	l.recount(p, &before, &h)
-	if h.empty() {
+	before = h.holding
+	e := edit{*before, h.changed, h.took}
+	f(&e)
+	l.recount(p, before, &e.holding)
+	if e.empty() {
 		l.held.remove(p)
-		return
+		return before
 	}
-	l.held.set(p, &h)
+	now := l.share.holding(e.holding)
+	if l.held.unpublished(h.epoch) {
+		h.holding, h.changed, h.took = now, e.changed, e.took
+		return before
+	}
+	h = &Held{prefix: p, holding: now, changed: e.changed, took: e.took}
+	l.held.set(p, h)
+	h.epoch = l.held.epoch
+	return before
 }
 
-func (l *Ledger) recount(p netip.Prefix, before, now *Held) {
+func (l *Ledger) recount(p netip.Prefix, before, now *holding) {
 	f := FamilyOf(p)
 	if len(before.hops) > 0 {
 		l.counts.Routes[f]--
@@ -119,7 +154,7 @@ func (l *Ledger) recount(p netip.Prefix, before, now *Held) {
 	if slices.Equal(before.allowed, now.allowed) {
 		return
 	}
-	count := func(h *Held, n int) {
+	count := func(h *holding, n int) {
 		for _, a := range h.allowed {
 			if a.mark != tried {
 				tally(l.counts.AllowedIPs, PeerFamily{a.Peer, f}, n)
@@ -131,17 +166,20 @@ func (l *Ledger) recount(p netip.Prefix, before, now *Held) {
 }
 
 // Done notes that an operation was acknowledged at a time, and how long after its cause that was (0: unknown).
-func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
+func (l *Ledger) Done(o Op, at time.Time, took time.Duration) { l.done(&o, at, took) }
+
+// done is Done, and returns what was held before; nil if the operation is about a device.
+func (l *Ledger) done(o *Op, at time.Time, took time.Duration) (before *holding) {
 	switch o.Kind {
 	case Divert:
 		l.diverted[o.Device] = acked
-		return
+		return nil
 	case Restore:
 		delete(l.diverted, o.Device)
-		return
+		return nil
 	default:
 	}
-	l.change(o.Prefix(), func(h *Held) {
+	return l.change(o.Prefix(), func(h *edit) {
 		switch o.Kind {
 		case Allow:
 			d := o.Allowed.Device
@@ -161,14 +199,14 @@ func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
 				return
 			}
 			h.route, h.hops, h.backup, h.maybe = acked, o.Route.Hops, o.Route.Backup, nil
-			h.changed, h.took = at, took
+			h.routeChanged(at, took)
 		case Withdraw:
 			if o.Route.Type == Unreachable {
 				h.discard = absent
 				return
 			}
 			h.route, h.hops, h.backup, h.maybe = absent, nil, nil, nil
-			h.changed, h.took = at, took
+			h.routeChanged(at, took)
 		case Disallow:
 			h.allowed = slices.DeleteFunc(slices.Clone(h.allowed), func(a heldIP) bool {
 				return a.Owner == Owner{o.Allowed.Device, o.Allowed.Peer}
@@ -184,7 +222,7 @@ func (l *Ledger) Failed(o Op) {
 		l.diverted[o.Device] = tried
 		return
 	}
-	l.change(o.Prefix(), func(h *Held) {
+	l.change(o.Prefix(), func(h *edit) {
 		switch o.Kind {
 		case Allow, Disallow:
 			of := Owner{o.Allowed.Device, o.Allowed.Peer}
@@ -212,11 +250,11 @@ func (l *Ledger) Failed(o Op) {
 }
 
 // owner returns the index of the entry of a device that is in force, or -1.
-func (h *Held) owner(device string) int {
+func (h *holding) owner(device string) int {
 	return slices.IndexFunc(h.allowed, func(a heldIP) bool { return a.Device == device && a.mark != tried })
 }
 
-func (h *Held) add(a heldIP) {
+func (h *holding) add(a heldIP) {
 	i, _ := slices.BinarySearchFunc(h.allowed, a, func(x, y heldIP) int {
 		return cmp.Or(strings.Compare(x.Device, y.Device), strings.Compare(x.Peer, y.Peer))
 	})
@@ -224,7 +262,7 @@ func (h *Held) add(a heldIP) {
 }
 
 // uses tells whether the route may point at the device, now or from one moment to the next.
-func (h *Held) uses(device string) bool {
+func (h *holding) uses(device string) bool {
 	is := func(x Hop) bool { return x.Device == device }
 	return h.route != absent && (slices.ContainsFunc(h.hops, is) || slices.ContainsFunc(h.backup, is) || slices.ContainsFunc(h.maybe, is))
 }

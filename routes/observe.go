@@ -75,14 +75,14 @@ func (d Drift) String() string { return d.Kind.String() + " " + d.Detail.String(
 // Adopt takes over what an earlier run left: all routes, and what the peers of the policy own.
 func (l *Ledger) Adopt(o *Observed, isPeer func(Owner) bool) {
 	for p, r := range o.routes {
-		l.change(p, func(h *Held) { h.route, h.hops, h.backup = adopted, r.Hops, r.Backup })
+		l.change(p, func(h *edit) { h.route, h.hops, h.backup = adopted, r.Hops, r.Backup })
 	}
 	for p := range o.discard {
-		l.change(p, func(h *Held) { h.discard = adopted })
+		l.change(p, func(h *edit) { h.discard = adopted })
 	}
 	for at, peer := range o.allowed {
 		if owner := (Owner{at.device, peer}); isPeer(owner) {
-			l.change(at.prefix, func(h *Held) {
+			l.change(at.prefix, func(h *edit) {
 				h.allowed = slices.Clone(h.allowed)
 				h.add(heldIP{owner, adopted})
 			})
@@ -119,19 +119,19 @@ type observation struct {
 	l       *Ledger
 	o       *Observed
 	desired *Snapshot
-	edits   []edit
+	edits   []editAt
 	drift   []Drift
 	dirty   map[netip.Prefix]struct{}
 	foreign []AllowedIP
 }
 
-type edit struct {
+type editAt struct {
 	prefix netip.Prefix
-	edit   func(*Held)
+	edit   func(*edit)
 }
 
-func (ob *observation) edit(p netip.Prefix, f func(*Held)) {
-	ob.edits = append(ob.edits, edit{p, f})
+func (ob *observation) edit(p netip.Prefix, f func(*edit)) {
+	ob.edits = append(ob.edits, editAt{p, f})
 }
 
 func (ob *observation) report(k DriftKind, p netip.Prefix, detail fmt.Stringer) {
@@ -145,14 +145,15 @@ func (ob *observation) heldRoute(p netip.Prefix, h *Held) {
 		switch {
 		case !there:
 			if row != nil && len(row.Ways) > 0 && h.route != tried {
-				ob.report(RouteMissing, p, row.route)
+				missing, _ := row.Route()
+				ob.report(RouteMissing, p, missing)
 			}
-			ob.edit(p, func(h *Held) { h.route, h.hops, h.backup, h.maybe = absent, nil, nil, nil })
+			ob.edit(p, func(h *edit) { h.route, h.hops, h.backup, h.maybe = absent, nil, nil, nil })
 		case h.route == tried:
-			ob.edit(p, func(h *Held) { h.route, h.hops, h.backup, h.maybe = acked, is.Hops, is.Backup, nil })
+			ob.edit(p, func(h *edit) { h.route, h.hops, h.backup, h.maybe = acked, is.Hops, is.Backup, nil })
 		case !slices.Equal(is.Hops, h.hops) || !slices.Equal(is.Backup, h.backup):
 			ob.report(RouteChanged, p, is)
-			ob.edit(p, func(h *Held) { h.hops, h.backup = is.Hops, is.Backup })
+			ob.edit(p, func(h *edit) { h.hops, h.backup = is.Hops, is.Backup })
 		}
 	}
 	if h.discard != absent {
@@ -160,9 +161,9 @@ func (ob *observation) heldRoute(p netip.Prefix, h *Held) {
 			if row != nil && row.Discard && h.discard != tried {
 				ob.report(RouteMissing, p, Route{Prefix: p, Type: Unreachable})
 			}
-			ob.edit(p, func(h *Held) { h.discard = absent })
+			ob.edit(p, func(h *edit) { h.discard = absent })
 		} else if h.discard == tried {
-			ob.edit(p, func(h *Held) { h.discard = acked })
+			ob.edit(p, func(h *edit) { h.discard = acked })
 		}
 	}
 }
@@ -173,10 +174,10 @@ func (ob *observation) unknownRoutes() {
 			continue
 		}
 		// Before the sweep it may be an earlier run's.
-		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !slices.Equal(row.route.Hops, is.Hops)) {
+		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !slices.Equal(row.hops, is.Hops)) {
 			ob.report(RouteExtra, p, is)
 		}
-		ob.edit(p, func(h *Held) { h.route, h.hops, h.backup = adopted, is.Hops, is.Backup })
+		ob.edit(p, func(h *edit) { h.route, h.hops, h.backup = adopted, is.Hops, is.Backup })
 	}
 	for p := range ob.o.discard {
 		if h, _ := ob.l.held.live.Get(p); h != nil && h.discard != absent {
@@ -185,7 +186,7 @@ func (ob *observation) unknownRoutes() {
 		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !row.Discard) {
 			ob.report(RouteExtra, p, Route{Prefix: p, Type: Unreachable})
 		}
-		ob.edit(p, func(h *Held) { h.discard = adopted })
+		ob.edit(p, func(h *edit) { h.discard = adopted })
 	}
 }
 
@@ -207,7 +208,7 @@ func (ob *observation) heldAllowed(p netip.Prefix, h *Held) {
 
 // setMark edits an entry; absent removes it.
 func (ob *observation) setMark(p netip.Prefix, of Owner, m mark) {
-	ob.edit(p, func(h *Held) {
+	ob.edit(p, func(h *edit) {
 		h.allowed = slices.DeleteFunc(slices.Clone(h.allowed), func(a heldIP) bool { return a.Owner == of })
 		if m != absent {
 			h.add(heldIP{of, m})

@@ -19,11 +19,11 @@ func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix)
 	for _, p := range prefixes {
 		row := desired.Get(p)
 		if row == nil {
-			row = &Row{Prefix: p}
+			row = newRow(p)
 		}
 		held, _ := installed.held.live.Get(p)
 		if held == nil {
-			held = &Held{}
+			held = &Held{holding: nothing}
 		}
 		ops = planPrefix(ops, row, held, installed.swept)
 	}

@@ -52,6 +52,14 @@ const (
 // Row is what is desired for a prefix, and the paths it follows from. Immutable.
 type Row struct {
 	Prefix netip.Prefix
+	*Decision
+
+	paths []rpath  // by neighbour
+	best  []member // by neighbour
+}
+
+// Decision is what follows from the paths of a prefix. Rows that say the same share one. Immutable.
+type Decision struct {
 	// State and Reason say why there is no route; Reason is empty if there is one.
 	State  State
 	Reason string
@@ -67,11 +75,16 @@ type Row struct {
 	Owners []Owner
 	// conflicts are the devices on which more than one peer wants the prefix.
 	conflicts []string
-
-	route Route    // of Ways; no hops if there is none
-	paths []rpath  // by neighbour
-	best  []member // by neighbour
+	// hops of Ways and of Backup.
+	hops, backupHops []Hop
 }
+
+// undecided is that of a prefix of which nothing is known.
+var undecided = &Decision{}
+
+func newRow(p netip.Prefix) *Row { return &Row{Prefix: p, Decision: undecided} }
+
+func (r *Row) key() netip.Prefix { return r.Prefix }
 
 // Way is a hop and who is behind it.
 type Way struct {
@@ -98,7 +111,9 @@ type member struct {
 }
 
 // Route that is desired; ok is false if there is none.
-func (r *Row) Route() (_ Route, ok bool) { return r.route, len(r.route.Hops) > 0 }
+func (r *Row) Route() (_ Route, ok bool) {
+	return Route{Prefix: r.Prefix, Hops: r.hops, Backup: r.backupHops}, len(r.hops) > 0
+}
 
 func (r *Row) empty() bool {
 	return len(r.paths) == 0 && len(r.best) == 0 && len(r.Ways) == 0 && len(r.Owners) == 0 && !r.Discard
@@ -117,8 +132,8 @@ func sameWanted(a, b *Row) bool {
 	if a == nil || b == nil {
 		return (a == nil || !a.wants()) && (b == nil || !b.wants())
 	}
-	return a.Discard == b.Discard && slices.Equal(a.Ways, b.Ways) && slices.Equal(a.Owners, b.Owners) &&
-		slices.Equal(a.route.Backup, b.route.Backup)
+	return a.Decision == b.Decision || a.Discard == b.Discard && slices.Equal(a.Ways, b.Ways) &&
+		slices.Equal(a.Owners, b.Owners) && slices.Equal(a.backupHops, b.backupHops)
 }
 
 func (r *Row) wants() bool { return len(r.Ways) > 0 || len(r.Owners) > 0 || r.Discard }

@@ -1,14 +1,16 @@
 package routes
 
-// share keeps one copy of the small slices that most rows have in common: the way to a peer, the peer as the only owner,
-// and the neighbour as the only member. A million routes of one neighbour are a million rows that say the same.
+// share keeps one copy of what most rows have in common: the way to a peer, the peer as the only owner, the neighbour as the
+// only member, and what is decided and installed. A million routes of one neighbour are a million rows that say the same.
 //
 // Owner: the Table or the Ledger that has it. What it hands out is never modified.
 type share struct {
-	ways   map[Way]sharedWay
-	owners map[Owner][]Owner
-	best   map[member][]member
-	held   map[heldIP][]heldIP
+	ways      map[Way]sharedWay
+	owners    map[Owner][]Owner
+	best      map[member][]member
+	held      map[heldIP][]heldIP
+	decisions map[decisionKey]*Decision
+	holdings  map[holdingKey]*holding
 }
 
 type sharedWay struct {
@@ -43,4 +45,59 @@ func (s *share) way(w Way) ([]Way, []Hop) {
 		s.ways[w] = x
 	}
 	return x.ways, x.hops
+}
+
+// decisionKey tells decisions with one way and one owner at most apart: their slices are shared, so that their places say
+// what is in them.
+type decisionKey struct {
+	state   State
+	reason  string
+	source  Source
+	discard bool
+	way     *Way
+	backup  *Way
+	owner   *Owner
+}
+
+// decision returns a copy of d, the same one each time if it is a simple one.
+func (s *share) decision(d Decision) *Decision {
+	if len(d.Ways) > 1 || len(d.Owners) > 1 || len(d.conflicts) > 0 {
+		return &d
+	}
+	return shared(&s.decisions, decisionKey{d.State, d.Reason, d.Source, d.Discard, first(d.Ways), d.Backup, first(d.Owners)}, d)
+}
+
+// holdingKey is decisionKey for what is held.
+type holdingKey struct {
+	hops, backup   *Hop
+	route, discard mark
+	allowed        *heldIP
+}
+
+// holding returns a copy of h, the same one each time if it is a simple one.
+func (s *share) holding(h holding) *holding {
+	if len(h.hops) > 1 || len(h.backup) > 1 || len(h.maybe) > 0 || len(h.allowed) > 1 || h.failure != nil {
+		return &h
+	}
+	return shared(&s.holdings, holdingKey{first(h.hops), first(h.backup), h.route, h.discard, first(h.allowed)}, h)
+}
+
+// first returns the place of the first element; nil if there is none.
+func first[E any](s []E) *E {
+	if len(s) == 0 {
+		return nil
+	}
+	return &s[0]
+}
+
+// shared returns what the map has for the key, or takes a copy of v in.
+func shared[K comparable, V any](m *map[K]*V, k K, v V) *V {
+	if have, ok := (*m)[k]; ok {
+		return have
+	}
+	if *m == nil || len(*m) >= mostShared {
+		*m = make(map[K]*V)
+	}
+	(*m)[k] = &v
+	return &v
 }

@@ -313,7 +313,9 @@ func info(p netip.Prefix, row *Row, held *Held) RouteInfo {
 				i.Owners = append(i.Owners, AllowedIP{a.Device, p, a.Peer})
 			}
 		}
-		i.Changed, i.Took, i.Failure = held.changed, held.took, held.failure
+		if i.Took, i.Failure = held.took, held.failure; held.changed != 0 {
+			i.Changed = time.Unix(0, held.changed)
+		}
 	}
 	return i
 }

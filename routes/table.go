@@ -338,7 +338,7 @@ func (t *Table) current(p netip.Prefix) *Row {
 	if r, ok := t.rows.live.Get(p); ok {
 		return r
 	}
-	return &Row{Prefix: p}
+	return newRow(p)
 }
 
 // promptness is how much older than the decision an UPDATE may be to count as its cause: an older path became the best

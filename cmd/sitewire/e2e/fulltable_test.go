@@ -220,6 +220,9 @@ func measure(b testing.TB, ns *netns.NS, n int, table *bgptest.Table, p *bgptest
 // of adds what the processes took, a moment after the end.
 func (l load) of(b testing.TB, pids ...int) load {
 	b.Helper()
+	if d := os.Getenv("SW_PROF"); d != "" {
+		os.WriteFile(d+"/stop", nil, 0o644)
+	}
 	time.Sleep(time.Second)
 	for _, pid := range pids {
 		l.cpu += cpuTime(b, pid)
