@@ -2,6 +2,7 @@ package routes
 
 import (
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 )
@@ -21,11 +22,11 @@ func TestCause(t *testing.T) {
 		t.Helper()
 		feed.PutPath("nyc", p, put)
 		u := table.Apply(feed.Take())
-		c, ok := u.Causes[p]
+		i, ok := slices.BinarySearchFunc(u.Changed, p, netip.Prefix.Compare)
 		if !ok {
 			t.Fatalf("no change: %v", u.Changed)
 		}
-		return c.Start()
+		return u.Causes[i].Start()
 	}
 	if got := start(path("", read)); !got.Equal(read) {
 		t.Errorf("an UPDATE: from %v, want %v", got, read)

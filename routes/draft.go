@@ -53,7 +53,7 @@ func (t *Table) finish() *Update {
 	}
 	order = t.limit(order, now)
 
-	u := &Update{Causes: make(map[netip.Prefix]Cause, len(order))}
+	u := new(Update)
 	counts := counting{c: &t.counts}
 	for _, d := range order {
 		p := d.row.Prefix
@@ -65,10 +65,17 @@ func (t *Table) finish() *Update {
 			t.rows.remove(p)
 		}
 		if !sameWanted(d.old, d.row) {
-			u.Changed = append(u.Changed, p)
-			u.Causes[p] = d.why
+			if u.Changed == nil {
+				u.Changed, u.Causes, u.rows = make([]netip.Prefix, 0, len(order)), make([]Cause, 0, len(order)), make([]*Row, 0, len(order))
+			}
+			row := d.row
+			if row.empty() {
+				row = nil
+			}
+			u.Changed, u.Causes, u.rows = append(u.Changed, p), append(u.Causes, d.why), append(u.rows, row)
 		}
 	}
+	counts.flush()
 	t.drafts, t.spare, u.Losses, t.losses = nil, nil, t.losses, nil
 	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts}
 	u.Snapshot.devices, u.Snapshot.lost = t.ownDevices()
@@ -106,7 +113,7 @@ func sortDrafts(list []*draft) {
 
 // limit admits BGP routes up to MaxRoutes. Routes that are in stay in; of those that wait the lowest prefix is next.
 func (t *Table) limit(order []*draft, now time.Time) []*draft {
-	most := t.rules.policy.MaxRoutes
+	most, added := t.rules.policy.MaxRoutes, false
 	for _, d := range order {
 		if d.old != nil && d.old.Source == BGP {
 			t.admitted[FamilyOf(d.row.Prefix)]--
@@ -115,7 +122,9 @@ func (t *Table) limit(order []*draft, now time.Time) []*draft {
 	for _, d := range order {
 		p := d.row.Prefix
 		f := FamilyOf(p)
-		t.waiting[f].Delete(p)
+		if t.waiting[f].Size() > 0 {
+			t.waiting[f].Delete(p)
+		}
 		switch {
 		case d.row.Source != BGP:
 		case most == 0 || d.old != nil && d.old.Source == BGP && t.admitted[f] < most:
@@ -134,8 +143,12 @@ func (t *Table) limit(order []*draft, now time.Time) []*draft {
 				d := t.drafts[p]
 				t.decide(d.row)
 				order = append(order, d)
+				added = true
 			}
 		}
+	}
+	if !added && t.waiting[IPv4].Size()+t.waiting[IPv6].Size() == 0 {
+		return order
 	}
 	for _, d := range order {
 		if p := d.row.Prefix; t.waiting[FamilyOf(p)].Get(p) {

@@ -13,42 +13,78 @@ type failedOp struct {
 	err error
 }
 
-// sync brings prefixes (sorted, each once) to what is desired. Causes are those of new changes; there may be none.
-func (s *Syncer) sync(ctx context.Context, prefixes []netip.Prefix, causes map[netip.Prefix]Cause) {
+// work is a prefix to bring to what is desired.
+type work struct {
+	prefix netip.Prefix
+	row    *Row // nil: nothing is known of it
+	cause  Cause
+	caused bool // there is a new cause
+	since  time.Time
+	acts   bool // something is to be done
+}
+
+// toDo is work on prefixes (sorted, each once); causes may lack some of them.
+func (s *Syncer) toDo(prefixes []netip.Prefix, causes map[netip.Prefix]Cause) []work {
+	list := make([]work, len(prefixes))
+	for i, p := range prefixes {
+		c, caused := causes[p]
+		list[i] = work{prefix: p, row: s.snapshot.Get(p), cause: c, caused: caused}
+	}
+	return list
+}
+
+// work is what is to be done because of the update.
+func (u *Update) work() []work {
+	list := make([]work, len(u.Changed))
+	for i, p := range u.Changed {
+		list[i] = work{prefix: p, row: u.rows[i], cause: u.Causes[i], caused: true}
+	}
+	return list
+}
+
+// sync brings prefixes (sorted, each once) to what is desired.
+func (s *Syncer) sync(ctx context.Context, list []work) {
 	start := time.Now()
-	ops := PlanPrefixes(s.snapshot, s.ledger, prefixes)
-	planned := make(map[netip.Prefix]struct{}, min(len(ops), len(prefixes)))
-	for _, op := range ops {
-		p := op.Prefix()
-		if !p.IsValid() {
-			continue // it is about a device
-		}
-		if _, again := planned[p]; again {
+	s.planner.devices(s.snapshot, s.ledger)
+	for i := range list {
+		w := &list[i]
+		if w.acts = s.planner.prefix(w.prefix, w.row, s.ledger); !w.acts {
 			continue
 		}
-		planned[p] = struct{}{}
-		c := causes[p]
-		if c.Start().IsZero() && s.pending.get(p) == nil {
-			c.Decided = start
+		waiting := s.pending.get(w.prefix)
+		w.since = start
+		switch {
+		case waiting == nil:
+			s.acting.n++
+			if w.cause.Start().IsZero() {
+				w.cause.Decided = start
+			}
+		case w.cause.Start().IsZero():
+			w.cause = waiting.cause
+		default:
+			waiting.cause = w.cause
 		}
-		s.pending.add(p, start, c)
-		if !c.Received.IsZero() {
-			s.stats.stages[StageDecide].Observe(c.Decided.Sub(c.Received))
+		if !w.cause.Received.IsZero() && (w.caused || waiting == nil) {
+			s.stats.stages[StageDecide].Observe(w.cause.Decided.Sub(w.cause.Received))
 		}
-		if _, caused := causes[p]; caused {
-			s.stats.stages[StageBatch].Observe(start.Sub(c.Decided))
+		if w.caused {
+			s.stats.stages[StageBatch].Observe(start.Sub(w.cause.Decided))
 		}
 	}
+	ops := s.planner.ops()
+	s.acting.since = start
 	if len(ops) > 0 {
 		s.publish(start)
 	}
-	failed := s.execute(ctx, ops, s.observeDone)
-	s.settle(prefixes, failed)
+	failed := s.execute(ctx, ops, list)
+	s.planner.reset()
+	s.acting.n = 0
+	s.settle(list, failed)
 	s.publish(time.Now())
 }
 
 // settle notes which prefixes are as desired now, and when the others are tried again.
-func (s *Syncer) settle(prefixes []netip.Prefix, failed []failedOp) {
+func (s *Syncer) settle(list []work, failed []failedOp) {
 	now := time.Now()
 	worst := make(map[netip.Prefix]failedOp, len(failed))
 	switched := true
@@ -66,19 +102,24 @@ func (s *Syncer) settle(prefixes []netip.Prefix, failed []failedOp) {
 	if switched {
 		s.switchTries = 0
 	}
-	for _, p := range prefixes {
+	for i := range list {
+		w := &list[i]
+		p := w.prefix
 		f, bad := worst[p]
 		if !bad {
 			s.pending.remove(p)
 			if s.retries.remove(p) {
 				s.ledger.change(p, func(h *edit) { h.failure = nil })
 			}
-			for _, k := range s.drifted[p] {
-				s.stats.repaired[k]++
+			if len(s.drifted) > 0 {
+				for _, k := range s.drifted[p] {
+					s.stats.repaired[k]++
+				}
+				delete(s.drifted, p)
 			}
-			delete(s.drifted, p)
 			continue
 		}
+		s.pending.add(p, w.since, w.cause)
 		r := s.retries.again(p, now)
 		s.ledger.change(p, func(h *edit) {
 			since := now
@@ -91,9 +132,29 @@ func (s *Syncer) settle(prefixes []netip.Prefix, failed []failedOp) {
 	s.logFailures(worst)
 }
 
-// execute runs a plan phase by phase and keeps back what relies on something that failed. done, if not nil, is called
-// for each operation that was acknowledged, before the ledger learns of it.
-func (s *Syncer) execute(ctx context.Context, ops []Op, done func(Op, time.Time) time.Duration) []failedOp {
+// cursor finds the work on prefixes that come in the order of the list, or in a few runs of that.
+type cursor struct {
+	list []work
+	at   int
+}
+
+// to returns the work on a prefix; nil if there is none.
+func (c *cursor) to(p netip.Prefix) *work {
+	for range c.list {
+		if c.at >= len(c.list) {
+			c.at = 0
+		}
+		if w := &c.list[c.at]; w.prefix == p {
+			return w
+		}
+		c.at++
+	}
+	return nil
+}
+
+// execute runs a plan phase by phase and keeps back what relies on something that failed. list is the work that it was made
+// for.
+func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp {
 	if len(ops) == 0 {
 		return nil
 	}
@@ -106,47 +167,58 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, done func(Op, time.Time)
 		errs := write(ctx, ops)
 		at := time.Now()
 		s.stats.stages[stage].Observe(at.Sub(start))
-		for i, op := range ops {
+		of := cursor{list: list}
+		for i := range ops {
+			op := &ops[i]
 			if errs[i] != nil {
-				s.ledger.Failed(op)
+				s.ledger.Failed(*op)
 				s.stats.failures[op.Kind]++
-				failed = append(failed, failedOp{op, errs[i]})
+				failed = append(failed, failedOp{*op, errs[i]})
 				continue
 			}
-			var took time.Duration
-			if done != nil {
-				took = done(op, at)
+			if op.Kind != Install && op.Kind != Withdraw || op.Route.Type == Unreachable {
+				s.ledger.done(op, at, 0)
+				continue
 			}
-			s.ledger.Done(op, at, took)
+			s.routeDone(op, of.to(op.Route.Prefix), at)
 		}
 	}
 	divert, rest := phase(ops, Divert)
 	allow, rest := phase(rest, Allow)
+	write := rest
 	install, rest := phase(rest, Install)
 	withdraw, rest := phase(rest, Withdraw)
+	write = write[:len(install)+len(withdraw)]
 	disallow, restore := phase(rest, Disallow)
 
 	if len(divert) > 0 {
 		run(divert, StageFIB, s.switcher.Switch)
 	}
 	run(allow, StageAllowedIPs, s.tunnels.Write)
-	install, held := s.keepBack(install, func(op Op) bool {
-		row := s.snapshot.Get(op.Route.Prefix)
-		return op.Route.Type == Unreachable || row != nil && s.ledger.MayInstall(row)
-	})
-	failed = append(failed, held...)
-	for i, op := range install {
-		if len(op.Route.Backup) > 0 && !s.ledger.mayBackUp(s.snapshot.Get(op.Route.Prefix)) {
-			install[i].Route.Backup = nil // until its tunnel has the prefix: the failure is that of an Allow
+	of := cursor{list: list}
+	kept, held := s.keepBack(install, func(op *Op) bool {
+		if op.Route.Type == Unreachable {
+			return true
 		}
+		w := of.to(op.Route.Prefix)
+		if w == nil || w.row == nil || !s.ledger.MayInstall(w.row) {
+			return false
+		}
+		if len(op.Route.Backup) > 0 && !s.ledger.mayBackUp(w.row) {
+			op.Route.Backup = nil // until its tunnel has the prefix: the failure is that of an Allow
+		}
+		return true
+	})
+	if failed = append(failed, held...); len(held) > 0 {
+		write = append(kept, withdraw...)
 	}
 	// Both in one call: the order inside it is that of the plan.
-	run(append(install, withdraw...), StageFIB, s.fib.Write)
+	run(write, StageFIB, s.fib.Write)
 	going := make(map[AllowedIP]struct{}, len(disallow))
 	for _, op := range disallow {
 		going[op.Allowed] = struct{}{}
 	}
-	disallow, held = s.keepBack(disallow, func(op Op) bool { return s.ledger.MayDisallow(op.Allowed, going) })
+	disallow, held = s.keepBack(disallow, func(op *Op) bool { return s.ledger.MayDisallow(op.Allowed, going) })
 	failed = append(failed, held...)
 	run(disallow, StageAllowedIPs, s.tunnels.Write)
 	// Last: what was to leave the device has left it.
@@ -167,17 +239,18 @@ func phase(ops []Op, k OpKind) (first, rest []Op) {
 }
 
 // keepBack splits off the operations that must not run.
-func (s *Syncer) keepBack(ops []Op, may func(Op) bool) (run []Op, held []failedOp) {
-	for i, op := range ops {
+func (s *Syncer) keepBack(ops []Op, may func(*Op) bool) (run []Op, held []failedOp) {
+	for i := range ops {
+		op := &ops[i]
 		switch ok := may(op); {
 		case ok && held == nil:
 		case ok:
-			run = append(run, op)
+			run = append(run, *op)
 		default:
 			if held == nil {
 				run = append(run, ops[:i]...)
 			}
-			held = append(held, failedOp{op, errHeldBack})
+			held = append(held, failedOp{*op, errHeldBack})
 		}
 	}
 	if held == nil {
@@ -186,36 +259,32 @@ func (s *Syncer) keepBack(ops []Op, may func(Op) bool) (run []Op, held []failedO
 	return run, held
 }
 
-// observeDone measures an acknowledged operation and returns how long after its cause it was; 0 if that is unknown or
-// the operation is no change of a route.
-func (s *Syncer) observeDone(op Op, at time.Time) time.Duration {
-	if op.Kind != Install && op.Kind != Withdraw || op.Route.Type == Unreachable {
-		return 0
+// routeDone notes an acknowledged change of a route and measures it. w is nil if nothing of now caused it.
+func (s *Syncer) routeDone(op *Op, w *work, at time.Time) {
+	var took time.Duration
+	if w != nil && !w.cause.Start().IsZero() {
+		took = at.Sub(w.cause.Start())
+	}
+	before := s.ledger.done(op, at, took)
+	if w == nil {
+		return
 	}
 	f, kind := FamilyOf(op.Route.Prefix), Announced
-	held := s.ledger.get(op.Route.Prefix)
 	switch {
 	case op.Kind == Withdraw:
 		kind = Withdrawn
-	case len(held.hops) > 0:
+	case len(before.hops) > 0:
 		kind = Replaced
 	}
 	s.stats.changes[kind][f]++
-	w := s.pending.get(op.Route.Prefix)
-	if w == nil {
-		return 0
-	}
 	if kind == Withdrawn {
 		s.failovers.withdrawn(op.Route.Prefix, w.cause.Loss)
-	} else if row := s.snapshot.Get(op.Route.Prefix); row != nil {
-		s.failovers.installed(op.Route.Prefix, w.cause.Loss, row.Ways, at)
+	} else if w.row != nil {
+		s.failovers.installed(op.Route.Prefix, w.cause.Loss, w.row.Ways, at)
 	}
-	if w.cause.Start().IsZero() {
-		return 0
+	if !w.cause.Start().IsZero() {
+		s.stats.convergence[kind][f].Observe(took)
 	}
-	took := at.Sub(w.cause.Start())
-	s.stats.convergence[kind][f].Observe(took)
-	return took
 }
 
 func (s *Syncer) logOps(ctx context.Context, ops []Op) {

@@ -108,14 +108,6 @@ func (l *Ledger) Sweep() { l.swept = true }
 // Swept tells whether Sweep was called.
 func (l *Ledger) Swept() bool { return l.swept }
 
-// get returns what is held; never nil.
-func (l *Ledger) get(p netip.Prefix) *Held {
-	if h, ok := l.held.live.Get(p); ok {
-		return h
-	}
-	return &Held{prefix: p, holding: nothing}
-}
-
 func (h *holding) empty() bool {
 	return h.route == absent && h.discard == absent && len(h.allowed) == 0 && h.failure == nil
 }
@@ -123,9 +115,12 @@ func (h *holding) empty() bool {
 // change edits the entry of a prefix and returns what was held before. f gets a copy whose slices it must not modify in
 // place.
 func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
-	h := l.get(p)
-	before = h.holding
-	e := edit{*before, h.changed, h.took}
+	h, there := l.held.live.Get(p)
+	e := edit{holding: *nothing}
+	if before = nothing; there {
+		before = h.holding
+		e = edit{*before, h.changed, h.took}
+	}
 	f(&e)
 	l.recount(p, before, &e.holding)
 	if e.empty() {
@@ -133,7 +128,7 @@ func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 		return before
 	}
 	now := l.share.holding(e.holding)
-	if l.held.unpublished(h.epoch) {
+	if there && l.held.unpublished(h.epoch) {
 		h.holding, h.changed, h.took = now, e.changed, e.took
 		return before
 	}
@@ -270,8 +265,7 @@ func (h *holding) uses(device string) bool {
 // reaches returns the peer that surely gets all packets for the prefix on the device, as far as the ledger knows; ok is
 // false if there is none or if a failed write makes it doubtful. Entries in going do not count.
 func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]struct{}) (peer string, ok bool) {
-	for q, h := range l.held.live.Supernets(p) {
-		doubt := false
+	at := func(q netip.Prefix, h *Held) (doubt bool) {
 		for _, a := range h.allowed {
 			if a.Device != device {
 				continue
@@ -285,7 +279,15 @@ func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]stru
 				peer, ok = a.Peer, true
 			}
 		}
-		if ok || doubt {
+		return doubt
+	}
+	if h, there := l.held.live.Get(p); there { // nearly always
+		if doubt := at(p, h); ok || doubt {
+			return peer, ok && !doubt
+		}
+	}
+	for q, h := range l.held.live.Supernets(p) {
+		if doubt := at(q, h); ok || doubt {
 			return peer, ok && !doubt
 		}
 	}

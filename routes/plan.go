@@ -13,41 +13,106 @@ func Plan(desired *Snapshot, installed *Ledger) []Op {
 	return PlanPrefixes(desired, installed, union(desired.rows, installed.held.live))
 }
 
-// PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once.
+// PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once, and they
+// are sorted.
 func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix) []Op {
-	ops := planDevices(desired, installed)
+	var b planner
+	b.devices(desired, installed)
 	for _, p := range prefixes {
-		row := desired.Get(p)
-		if row == nil {
-			row = newRow(p)
-		}
-		held, _ := installed.held.live.Get(p)
-		if held == nil {
-			held = &Held{holding: nothing}
-		}
-		ops = planPrefix(ops, row, held, installed.swept)
+		b.prefix(p, desired.Get(p), installed)
 	}
-	slices.SortStableFunc(ops, func(a, b Op) int {
-		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.rank(), b.rank()), a.Prefix().Compare(b.Prefix()), cmp.Compare(a.Device, b.Device))
-	})
-	return ops
+	return b.ops()
 }
 
-// rank orders operations of a kind: unreachable routes come last and go first, so that they shadow no route that is
-// about to come, and none that is about to take over.
-func (o Op) rank() int {
-	switch {
-	case o.Kind == Install && o.Route.Type == Unreachable:
-		return 1
-	case o.Kind == Withdraw && o.Route.Type == Unreachable:
-		return -1
-	}
-	return 0
+// planner collects the operations of a plan by phase; in each of them they are by prefix if the prefixes were. What it has is
+// good until it is used again.
+type planner struct {
+	phases [int(OpKinds) + 2][]Op
+	out    []Op
+	sweep  bool
 }
 
-// planPrefix appends the operations for one prefix. What an earlier run left is removed only if sweep is set.
-func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
-	removable := func(m mark) bool { return m == tried || m == acked || m == adopted && sweep }
+func (b *planner) add(o Op) {
+	i := o.phase()
+	b.phases[i] = append(b.phases[i], o)
+}
+
+// phase is the number of the phase: unreachable routes come after the others and go before them, so that they shadow no
+// route that is about to come, and none that is about to take over.
+func (o *Op) phase() int {
+	switch o.Kind {
+	case Divert, Allow:
+		return int(o.Kind)
+	case Install:
+		if o.Route.Type == Unreachable {
+			return int(Install) + 1
+		}
+		return int(Install)
+	case Withdraw:
+		if o.Route.Type == Unreachable {
+			return int(Withdraw) + 1
+		}
+		return int(Withdraw) + 2
+	default:
+		return int(o.Kind) + 2
+	}
+}
+
+func (b *planner) devices(desired *Snapshot, installed *Ledger) {
+	list := planDevices(desired, installed)
+	slices.SortFunc(list, func(x, y Op) int { return cmp.Compare(x.Device, y.Device) })
+	for _, o := range list {
+		b.add(o)
+	}
+}
+
+// prefix plans for one, and tells whether there is something to do. row is nil if nothing is known of it.
+func (b *planner) prefix(p netip.Prefix, row *Row, installed *Ledger) bool {
+	if row == nil {
+		row = &Row{Prefix: p, Decision: undecided}
+	}
+	b.sweep = installed.swept
+	n := b.len()
+	held := nothing
+	if h, ok := installed.held.live.Get(p); ok {
+		held = h.holding
+	}
+	b.plan(row, held)
+	return b.len() > n
+}
+
+func (b *planner) len() (n int) {
+	for i := range b.phases {
+		n += len(b.phases[i])
+	}
+	return n
+}
+
+func (b *planner) ops() []Op {
+	b.out = slices.Grow(b.out[:0], b.len())
+	for i := range b.phases {
+		b.out = append(b.out, b.phases[i]...)
+	}
+	return b.out
+}
+
+// reset makes it ready for the next plan. What the last one took stays for it, unless that was much.
+func (b *planner) reset() {
+	const much = 1 << 14
+	if cap(b.out) > much {
+		*b = planner{}
+	}
+	for i := range b.phases {
+		clear(b.phases[i])
+		b.phases[i] = b.phases[i][:0]
+	}
+	clear(b.out)
+	b.out = b.out[:0]
+}
+
+// plan adds the operations for one prefix. What an earlier run left is removed only if sweep is set.
+func (b *planner) plan(want *Row, held *holding) {
+	removable := func(m mark) bool { return m == tried || m == acked || m == adopted && b.sweep }
 	allowed := func(k OpKind, o Owner) Op {
 		return Op{Kind: k, Allowed: AllowedIP{Device: o.Device, Prefix: want.Prefix, Peer: o.Peer}}
 	}
@@ -56,7 +121,7 @@ func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
 	drop := func(upTo string, all bool) {
 		for len(rest) > 0 && (all || rest[0].Device < upTo) {
 			if removable(rest[0].mark) {
-				ops = append(ops, allowed(Disallow, rest[0].Owner))
+				b.add(allowed(Disallow, rest[0].Owner))
 			}
 			rest = rest[1:]
 		}
@@ -69,7 +134,7 @@ func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
 			doubt = doubt || rest[0].mark == tried
 		}
 		if !sure || doubt {
-			ops = append(ops, allowed(Allow, o))
+			b.add(allowed(Allow, o))
 		}
 	}
 	drop("", true)
@@ -78,20 +143,24 @@ func planPrefix(ops []Op, want *Row, held *Held, sweep bool) []Op {
 		return Op{Kind: k, Route: Route{Prefix: want.Prefix, Type: t, Hops: hops}}
 	}
 	switch r, ok := want.Route(); {
-	case ok && (held.route == absent || held.route == tried || !slices.Equal(held.hops, r.Hops) || !slices.Equal(held.backup, r.Backup)):
-		ops = append(ops, Op{Kind: Install, Route: r})
+	case ok && (held.route == absent || held.route == tried || !sameHops(held.hops, r.Hops) || !sameHops(held.backup, r.Backup)):
+		b.add(Op{Kind: Install, Route: r})
 	case !ok && removable(held.route):
 		hops := held.hops
 		if len(hops) == 0 {
 			hops = held.maybe
 		}
-		ops = append(ops, route(Withdraw, Unicast, hops))
+		b.add(route(Withdraw, Unicast, hops))
 	}
 	switch {
 	case want.Discard && (held.discard == absent || held.discard == tried):
-		ops = append(ops, route(Install, Unreachable, nil))
+		b.add(route(Install, Unreachable, nil))
 	case !want.Discard && removable(held.discard):
-		ops = append(ops, route(Withdraw, Unreachable, nil))
+		b.add(route(Withdraw, Unreachable, nil))
 	}
-	return ops
+}
+
+// sameHops is slices.Equal, quick for what is shared.
+func sameHops(a, b []Hop) bool {
+	return len(a) == len(b) && (first(a) == first(b) || slices.Equal(a, b))
 }

@@ -78,25 +78,26 @@ func (s *Syncer) reconcileLogged(ctx context.Context, t Trigger) {
 // reconcile compares with what is there and repairs what differs.
 func (s *Syncer) reconcile(ctx context.Context, t Trigger) error {
 	start := time.Now()
-	dirty, causes, err := s.compare(ctx, t)
+	causes := make(map[netip.Prefix]Cause)
+	dirty, err := s.compare(ctx, t, causes)
 	if err != nil {
 		s.publish(time.Now())
 		return err
 	}
-	s.sync(ctx, dirty, causes)
+	s.sync(ctx, s.toDo(dirty, causes))
 	s.reconciled(start)
 	return nil
 }
 
-// compare corrects the ledger by what is there, and returns the prefixes to plan again.
-func (s *Syncer) compare(ctx context.Context, t Trigger) ([]netip.Prefix, map[netip.Prefix]Cause, error) {
+// compare corrects the ledger by what is there, and returns the prefixes to plan again. It adds to causes.
+func (s *Syncer) compare(ctx context.Context, t Trigger, causes map[netip.Prefix]Cause) ([]netip.Prefix, error) {
 	s.fibDue = time.Time{}
 	s.stats.runs[t]++
 	o, nets, err := s.observe(ctx, t != OnKernel)
 	if err != nil {
 		s.stats.runFailures[t]++
 		s.fibDue = time.Now().Add(time.Second)
-		return nil, nil, err
+		return nil, err
 	}
 	noticed := s.fibSeen
 	if s.fibSeen = (time.Time{}); noticed.IsZero() {
@@ -110,7 +111,8 @@ func (s *Syncer) compare(ctx context.Context, t Trigger) ([]netip.Prefix, map[ne
 	if o.allowed != nil {
 		s.noteForeign(foreign)
 	}
-	return merge(dirty, changed.Changed), changed.Causes, nil
+	changed.causes(causes)
+	return merge(dirty, changed.Changed), nil
 }
 
 // reconciled notes that a comparison and its repairs are over.

@@ -126,7 +126,7 @@ func (s *Syncer) publish(now time.Time) {
 		Desired:           s.snapshot.Counts,
 		Installed:         s.ledger.counts,
 		Changes:           s.stats.changes,
-		Pending:           len(s.pending.byPrefix),
+		Pending:           len(s.pending.byPrefix) + s.acting.n,
 		OldestPending:     s.pending.oldest(),
 		Retries:           s.retries.total,
 		Failures:          s.stats.failures,
@@ -138,6 +138,9 @@ func (s *Syncer) publish(now time.Time) {
 		DriftRepaired:     s.stats.repaired,
 		snapshot:          s.snapshot,
 		held:              s.ledger.held.publish(),
+	}
+	if s.acting.n > 0 && (st.OldestPending.IsZero() || s.acting.since.Before(st.OldestPending)) {
+		st.OldestPending = s.acting.since
 	}
 	for op := range st.Convergence {
 		for f := range st.Convergence[op] {

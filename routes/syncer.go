@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync/atomic"
@@ -61,6 +60,8 @@ type Syncer struct {
 	snapshot  *Snapshot
 	retries   retries
 	pending   pending
+	planner   planner
+	acting    acting
 	failovers failovers
 	drifted   map[netip.Prefix][]DriftKind // detected and not repaired yet
 	foreign   []AllowedIP                  // at the last look, sorted
@@ -77,6 +78,12 @@ type Syncer struct {
 	quiet, fibQuiet time.Time
 	fibSeen         time.Time // when the kernel's first notification came that was not looked into yet
 	adoptTries      int
+}
+
+// acting is what is written now: how many prefixes that did not wait before, and since when.
+type acting struct {
+	n     int
+	since time.Time
 }
 
 // request is a message to Run.
@@ -235,17 +242,17 @@ func (s *Syncer) setPolicy(ctx context.Context, p Policy) error {
 	}
 	fed := s.table.Apply(s.feed.Take())
 	s.lost(fed.Losses)
-	causes := fed.Causes
+	causes := make(map[netip.Prefix]Cause)
+	fed.causes(causes)
 	u := s.table.SetPolicy(p)
 	s.diverter.set(p)
 	s.snapshot, s.havePolicy, s.stopped = u.Snapshot, true, false
-	maps.Copy(causes, u.Causes)
+	u.causes(causes)
 	// Devices and peers may have come and gone with the configuration, and what they owned with them. One plan for all:
 	// two would open gaps between them.
 	start := time.Now()
-	_, more, err := s.compare(ctx, OnEvent)
-	maps.Copy(causes, more)
-	s.sync(ctx, s.everything(), causes)
+	_, err := s.compare(ctx, OnEvent, causes)
+	s.sync(ctx, s.toDo(s.everything(), causes))
 	if err == nil {
 		s.reconciled(start)
 	}
@@ -274,7 +281,7 @@ func (s *Syncer) step(ctx context.Context) {
 	}
 	if due(s.switchDue) {
 		s.switchDue = time.Time{}
-		s.sync(ctx, nil, nil)
+		s.sync(ctx, nil)
 	}
 	if due(s.reconcileDue) {
 		s.reconcileLogged(ctx, Periodic)
@@ -291,7 +298,7 @@ func (s *Syncer) step(ctx context.Context) {
 		s.publish(time.Now())
 	}
 	if again := s.retries.due(time.Now()); len(again) > 0 {
-		s.sync(ctx, again, nil)
+		s.sync(ctx, s.toDo(again, nil))
 	}
 }
 
@@ -306,7 +313,7 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 	u := s.table.Apply(b)
 	s.lost(u.Losses)
 	s.snapshot = u.Snapshot
-	s.sync(ctx, u.Changed, u.Causes)
+	s.sync(ctx, u.work())
 	end := time.Now()
 	s.quiet = end.Add(min(max(end.Sub(start), foldWindow), foldMost))
 	s.considerSweep()
@@ -342,7 +349,7 @@ func (s *Syncer) adopt(ctx context.Context) error {
 	if n := len(o.routes) + len(o.discard); n > 0 {
 		s.log.Info("routes of an earlier run adopted", "routes", n, "allowed_ips", len(o.allowed))
 	}
-	s.sync(ctx, s.everything(), nil)
+	s.sync(ctx, s.toDo(s.everything(), nil))
 	if !s.isReady {
 		s.isReady = true
 		close(s.ready)
@@ -385,7 +392,7 @@ func (s *Syncer) sweep(ctx context.Context) {
 	}
 	s.ledger.Sweep()
 	s.sweepDue, s.stats.synced = time.Time{}, time.Now()
-	s.sync(ctx, s.everything(), nil)
+	s.sync(ctx, s.toDo(s.everything(), nil))
 }
 
 // teardown removes what the ledger holds.

@@ -80,10 +80,18 @@ type Update struct {
 	Snapshot *Snapshot
 	// Changed are the prefixes for which something else is desired than before, sorted.
 	Changed []netip.Prefix
-	// Causes of those changes.
-	Causes map[netip.Prefix]Cause
+	// Causes of those changes, in the order of Changed.
+	Causes []Cause
+	rows   []*Row // of Changed; nil: nothing is known of it any more
 	// Losses that were told of, in order.
 	Losses []Loss
+}
+
+// causes adds the causes to those by prefix.
+func (u *Update) causes(to map[netip.Prefix]Cause) {
+	for i, p := range u.Changed {
+		to[p] = u.Causes[i]
+	}
 }
 
 // NewTable returns an empty Table with an empty Policy.
@@ -297,7 +305,9 @@ func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Tim
 	case judgedAgain:
 		d.because(Cause{Decided: now})
 	default:
-		n.prefixes.Insert(p)
+		if !found {
+			n.prefixes.Insert(p)
+		}
 		if path.Received.After(n.loss.At) {
 			n.loss = Loss{} // it is back
 		}
@@ -357,8 +367,9 @@ func (t *Table) applyBest(p netip.Prefix, delta *bestDelta, now time.Time) {
 		c.Decided = now
 	}
 	for _, m := range d.row.best {
-		m.from.prefixes.Insert(p)
-		if i := slices.IndexFunc(d.row.paths, func(x rpath) bool { return x.from == m.from }); i >= 0 {
+		if i := slices.IndexFunc(d.row.paths, func(x rpath) bool { return x.from == m.from }); i < 0 {
+			m.from.prefixes.Insert(p)
+		} else {
 			if r := d.row.paths[i].path.Received; c.Decided.Sub(r) < promptness && !r.After(c.Decided) && r.After(c.Received) {
 				c.Received = r
 			}
