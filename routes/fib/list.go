@@ -14,20 +14,25 @@ import (
 	"sitewire/routes"
 )
 
+// dumpRoutes is the function of that name over the FIB's own sockets. The caller has the turn.
+func (f *FIB) dumpRoutes(ctx context.Context, family uint8, table uint32, protocol uint8, reset func(), each func(row)) error {
+	return dumpRoutes(ctx, f.req, f.guard, family, table, protocol, reset, each)
+}
+
 // dumpRoutes reads the rows of a table, with one protocol number unless protocol is 0. A table that does not exist is empty.
 //
 // The kernel marks an interrupted IPv4 dump. For IPv6 it does not: when the table changes, it starts again and skips as many rows as it had
-// sent, and so leaves rows out or sends them twice (measured on 6.18). So a socket listens for changes while an IPv6 dump runs.
-func (f *FIB) dumpRoutes(ctx context.Context, family uint8, table uint32, protocol uint8, reset func(), each func(row)) error {
+// sent, and so leaves rows out or sends them twice (measured on 6.18). So another socket, guard, listens for changes while an IPv6 dump runs.
+func dumpRoutes(ctx context.Context, req, guard *conn, family uint8, table uint32, protocol uint8, reset func(), each func(row)) error {
 	for try := range dumpTries {
 		unchanged := func() (bool, error) { return true, nil }
 		if family == unix.AF_INET6 {
 			var err error
-			if unchanged, err = f.guard.watch(unix.RTNLGRP_IPV6_ROUTE, table); err != nil {
+			if unchanged, err = guard.watch(unix.RTNLGRP_IPV6_ROUTE, table); err != nil {
 				return err
 			}
 		}
-		err := f.req.dump(ctx, func(seq uint32) []byte {
+		err := req.dump(ctx, func(seq uint32) []byte {
 			return appendRouteDump(nil, family, table, protocol, seq)
 		}, reset, func(_ uint16, body []byte) error {
 			// Kernels before 4.20 do not filter.
