@@ -134,8 +134,10 @@ func (d *process) run(ctx context.Context) error {
 	var switcher routes.Switcher
 	if d.fib.CanSwitch() {
 		switcher = d.fib
-		if err := machine.NexthopCompat(d.cfg.Routes.NexthopCompatOff); err != nil {
-			d.log.Warn("nexthop objects are slower than they could be", "error", err)
+		if d.cfg.Routes.NexthopCompatOff {
+			if err := machine.NexthopCompat(); err != nil {
+				d.log.Warn("nexthop objects are slower than they could be", "error", err)
+			}
 		}
 	}
 	d.prober = probe.New(probe.Options{Log: d.log.With("part", "probe")})

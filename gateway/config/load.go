@@ -37,7 +37,7 @@ func defaults(path string) *raw {
 			GracefulRestart: true, RestartTime: 120 * time.Second, MaxPaths: 1,
 		},
 		Routes: Routes{
-			Table: mainTable, Metric: 512, Protocol: 83, Unreachable: true,
+			Table: mainTable, Metric: 512, Protocol: 83, Unreachable: true, NexthopObjects: true,
 			ReconcileEvery: time.Minute, SweepAfter: 2 * time.Minute,
 		},
 	}}

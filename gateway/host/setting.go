@@ -114,9 +114,9 @@ func (h *Host) EnableForwarding(ctx context.Context) error {
 // have none.
 const nexthopCompat = "net/ipv4/nexthop_compat_mode"
 
-// NexthopCompat sees to the setting for nexthop objects: with off it is set to 0, which the operator must have agreed to;
-// else it is told once how to do that, if it is worth while. It is that of the whole namespace, and nothing changes it back.
-func (h *Host) NexthopCompat(off bool) error {
+// NexthopCompat sets the setting for nexthop objects to 0, which the operator must have agreed to: it is that of the whole
+// namespace, and nothing changes it back.
+func (h *Host) NexthopCompat() error {
 	have, err := readSetting(nexthopCompat)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -124,10 +124,6 @@ func (h *Host) NexthopCompat(off bool) error {
 	case err != nil:
 		return fmt.Errorf("setting %s: %w", settingKey(nexthopCompat), err)
 	case have == "0":
-		return nil
-	case !off:
-		h.log.Info("moving many routes off a lost tunnel keeps the kernel busy for half a second per million: see routes.nexthop_compat_off",
-			"setting", settingKey(nexthopCompat), "value", have)
 		return nil
 	}
 	if err := setSetting(nexthopCompat, "0"); err != nil {

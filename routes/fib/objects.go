@@ -52,6 +52,7 @@ type objects struct {
 	down   map[string]bool // diverted devices
 	// taken are ids of ours that others use, orphans groups of ours of which nobody can tell what they are for.
 	taken, orphans map[uint32]bool
+	slow           bool // it was said that a diversion took long
 
 	buf []byte
 }

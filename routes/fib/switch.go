@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,6 +17,9 @@ var _ routes.Switcher = (*FIB)(nil)
 
 // CanSwitch tells whether the kernel has nexthop objects and they are used. Open must have succeeded.
 func (f *FIB) CanSwitch() bool { return f.objects.conn != nil }
+
+// slowSwitch is what a diversion takes where the kernel notifies of each route, and where there are many.
+const slowSwitch = 100 * time.Millisecond
 
 // Switch diverts devices and ends diversions: routes.Switcher. It has a socket of its own and waits for nothing but the
 // kernel.
@@ -39,7 +43,12 @@ func (f *FIB) Switch(ctx context.Context, ops []routes.Op) []error {
 			errs[i] = fmt.Errorf("operation %d is not about devices", op.Kind)
 			continue
 		}
+		start := time.Now()
 		err := o.turnOver(op.Device)
+		if took := time.Since(start); took > slowSwitch && !o.slow {
+			o.slow = true
+			f.log.Info("the kernel took its time to move the routes of a device: see routes.nexthop_compat_off", "dev", op.Device, "took", took)
+		}
 		if err != nil {
 			// The kernel may have deleted objects, as when a link goes down.
 			if err = o.load(ctx, f.name); err == nil {
