@@ -26,6 +26,7 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(m.Run()) // every test says why it skips
 	}
+	udpMain(os.Args)
 	if program != "" {
 		os.Exit(m.Run())
 	}
