@@ -20,7 +20,7 @@ func (h *Host) LinkCounters(ctx context.Context) (map[string]wg.LinkCounters, er
 		return nil, fmt.Errorf("packet counters: open a netlink socket: %w", err)
 	}
 	defer nlh.Close()
-	links, err := nlh.LinkList()
+	links, err := whole(nlh.LinkList)
 	if h.count("link_list", err) != nil {
 		return nil, fmt.Errorf("packet counters: list devices: %w", err)
 	}

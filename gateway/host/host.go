@@ -38,9 +38,11 @@
 package host
 
 import (
+	"errors"
 	"log/slog"
 	"sync"
 
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -100,3 +102,15 @@ func New(o Options) *Host {
 
 // families are those of rules and routes; a kernel without IPv6 lacks the second.
 var families = [...]int{unix.AF_INET, unix.AF_INET6}
+
+// whole lists something of the kernel until nothing changed meanwhile: a list that was interrupted may lack what was there all the time. On a
+// machine where many devices come at once that is common.
+func whole[T any](list func() ([]T, error)) (out []T, err error) {
+	const tries = 20
+	for range tries {
+		if out, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			break
+		}
+	}
+	return out, err
+}

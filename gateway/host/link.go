@@ -187,7 +187,7 @@ func (h *Host) setAddresses(c LinkConfig, index int, ownLinkLocal bool, known ma
 	}
 	// Removing an IPv4 address takes the others of its network along, so what is missing is looked for again.
 	for range 3 {
-		have, err := listAddresses(index)
+		have, err := whole(func() ([]listed, error) { return listAddresses(index) })
 		if h.count("address_list", err) != nil {
 			return any, fmt.Errorf("list addresses: %w", err)
 		}
@@ -266,10 +266,24 @@ type listed struct {
 // ifaProto is IFA_PROTO, which x/sys lacks.
 const ifaProto = 11
 
-// listAddresses reads the addresses of a device. The netlink library does not tell their protocol.
+// listAddresses reads the addresses of a device. The netlink library does not tell their protocol, and reads those of all devices. Kernels
+// since 4.20 choose the device themselves, if asked to be strict.
 func listAddresses(index int) ([]listed, error) {
+	s, err := nl.Subscribe(unix.NETLINK_ROUTE)
+	if err != nil {
+		return nil, err
+	}
+	defer s.Close()
+	if err := errors.Join(s.SetSendTimeout(&nl.SocketTimeoutTv), s.SetReceiveTimeout(&nl.SocketTimeoutTv)); err != nil {
+		return nil, err
+	}
+	msg := nl.NewIfAddrmsg(unix.AF_UNSPEC)
+	if unix.SetsockoptInt(s.GetFd(), unix.SOL_NETLINK, unix.NETLINK_GET_STRICT_CHK, 1) == nil {
+		msg.Index = uint32(index)
+	}
 	req := nl.NewNetlinkRequest(unix.RTM_GETADDR, unix.NLM_F_DUMP)
-	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.Sockets = map[int]*nl.SocketHandle{unix.NETLINK_ROUTE: {Socket: s}}
+	req.AddData(msg)
 	msgs, err := req.Execute(unix.NETLINK_ROUTE, unix.RTM_NEWADDR)
 	if err != nil {
 		return nil, err

@@ -134,7 +134,7 @@ func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) 
 }
 
 func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) (added int, _ error) {
-	all, err := nlh.RuleList(family)
+	all, err := whole(func() ([]netlink.Rule, error) { return nlh.RuleList(family) })
 	if h.count("rule_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
 		return 0, fmt.Errorf("list: %w", err)
 	}
@@ -223,7 +223,7 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 
 // devices returns the indexes of the devices that are tunnels of ours, and of the others.
 func (h *Host) devices(nlh *netlink.Handle) (tunnels map[int]bool, others []int, _ error) {
-	links, err := nlh.LinkList()
+	links, err := whole(nlh.LinkList)
 	if h.count("link_list", err) != nil {
 		return nil, nil, fmt.Errorf("list devices: %w", err)
 	}
@@ -263,7 +263,7 @@ func defaultRoutes(nlh *netlink.Handle, family int, devices []int) ([]netlink.Ro
 // filtered lists routes. Kernels since 4.20 choose by table, protocol and device themselves, if asked to be strict; then chosen is set.
 func filtered(nlh *netlink.Handle, family int, want *netlink.Route, mask uint64) (list []netlink.Route, chosen bool, err error) {
 	chosen = nlh.SetStrictCheck(true) == nil
-	list, err = nlh.RouteListFiltered(family, want, mask)
+	list, err = whole(func() ([]netlink.Route, error) { return nlh.RouteListFiltered(family, want, mask) })
 	if chosen {
 		err = errors.Join(err, nlh.SetStrictCheck(false))
 		if errors.Is(err, unix.ENOENT) { // there is no such table yet
