@@ -26,7 +26,7 @@ type RouteFilter struct {
 // Routes lists prefixes with all that is known of them.
 func (g *Gateway) Routes(f RouteFilter) Routes {
 	table := g.Routing()
-	out := Routes{APIVersion: APIVersion, Routes: []RouteInfo{}}
+	out := Routes{APIVersion: APIVersion, Routes: []RouteInfo{}, Diversions: diversions(table, nil)}
 	if f.Prefix.IsValid() && f.Prefix.IsSingleIP() {
 		for r := range table.Covering(f.Prefix.Addr()) {
 			if f.selects(r) {
@@ -65,9 +65,20 @@ func sessionOf(session, peer string) bool {
 // ownPath stands for ourselves in PathInfo.Neighbour.
 const ownPath = "own"
 
+// diversions lists those of some devices, or all of them.
+func diversions(table *routes.Status, devices []string) (out []Diversion) {
+	for _, d := range table.Diversions {
+		if devices == nil || slices.Contains(devices, d.Device) {
+			out = append(out, Diversion(d))
+		}
+	}
+	return out
+}
+
 func routeInfo(r routes.RouteInfo) RouteInfo {
 	out := RouteInfo{
 		Prefix:    r.Prefix,
+		Diverted:  routes.HopsString(r.Prefix, r.Taken),
 		Installed: r.InstalledString(),
 		Reason:    r.Reason,
 		Source:    r.Source.String(),
@@ -122,11 +133,14 @@ func (g *Gateway) Explain(ctx context.Context, a netip.Addr) Explanation {
 			named[strings.SplitN(p.Neighbour, "/", 2)[0]] = true
 		}
 	}
+	devices := []string{}
 	for _, t := range ts {
 		if named[t.Peer] {
 			out.Tunnels = append(out.Tunnels, t)
+			devices = append(devices, t.Device)
 		}
 	}
+	out.Diversions = diversions(table, devices)
 	out.Summary = summary(a, cfg, out, carrier, ok, ts)
 	if g.o.KernelRoute == nil {
 		return out
@@ -174,6 +188,9 @@ func summary(a netip.Addr, cfg *config.Config, e Explanation, carrier routes.Rou
 		peers = append(peers, label)
 	}
 	via := carrier.InstalledString()
+	if len(carrier.Taken) > 0 {
+		via += ", diverted to " + routes.HopsString(carrier.Prefix, carrier.Taken)
+	}
 	if len(peers) > 0 {
 		return fmt.Sprintf("%s goes by %s to %s: %s.", a, carrier.Prefix, strings.Join(peers, " and "), via)
 	}

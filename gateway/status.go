@@ -116,6 +116,17 @@ type Sessions struct {
 type Routes struct {
 	APIVersion string      `json:"api_version"`
 	Routes     []RouteInfo `json:"routes"`
+	// Diversions at present, whatever routes were asked for.
+	Diversions []Diversion `json:"diversions,omitempty"`
+}
+
+// Diversion is a tunnel whose routes take their other ways all at once, because it is lost.
+type Diversion struct {
+	Device string    `json:"device"`
+	Peer   string    `json:"peer,omitempty"`
+	Since  time.Time `json:"since"`
+	// To is how many routes went to which device at that moment. Several devices have commas between them.
+	To map[string]int `json:"to"`
 }
 
 // RouteInfo is a prefix with all that is known of it.
@@ -125,6 +136,8 @@ type RouteInfo struct {
 	// why there is none, or what keeps it from being written.
 	Installed string `json:"installed,omitempty"`
 	Reason    string `json:"reason,omitempty"`
+	// Diverted is where packets go in place of Installed, because of a diversion, until the route is written anew.
+	Diverted string `json:"diverted,omitempty"`
 	// Source is bgp, static, tunnel or own.
 	Source string     `json:"source"`
 	Paths  []PathInfo `json:"paths,omitempty"`
@@ -160,6 +173,8 @@ type Explanation struct {
 	From []routes.AllowedIP `json:"accepted_from"`
 	// Tunnels are those that the matches name.
 	Tunnels []wg.Tunnel `json:"tunnels,omitempty"`
+	// Diversions of those tunnels.
+	Diversions []Diversion `json:"diversions,omitempty"`
 	// Kernel is the route that the kernel uses for packets of this machine to the address, whoever wrote it; empty if
 	// there is none. KernelOurs says that it is one of ours.
 	Kernel     string `json:"kernel,omitempty"`

@@ -105,6 +105,8 @@ func TestSeriesFromTheStart(t *testing.T) {
 		`sitewire_allowed_ips_moves_total{device="sw-a"}`,
 		`sitewire_route_convergence_duration_seconds_count{family="ipv6",operation="withdraw"}`,
 		`sitewire_failover_duration_seconds_count{trigger="bfd"}`,
+		`sitewire_diversions_total`,
+		`sitewire_diversions_active`,
 		`sitewire_reconcile_oldest_pending_timestamp_seconds`,
 		`sitewire_drift_unresolved{kind="allowed_ip_wrong_peer"}`,
 		`sitewire_initial_convergence_seconds`,

@@ -143,8 +143,10 @@ func gateway() *fake {
 				Routes:     [2]int{12, 6},
 				AllowedIPs: map[routes.PeerFamily]int{{Peer: "nyc", Family: routes.IPv4}: 9, {Peer: "nyc", Family: routes.IPv6}: 6},
 				Moves:      map[string]uint64{"sw-hub": 4},
+				Diversions: 3,
 			},
-			Changes: [routes.Operations][2]uint64{{20, 7}, {2, 1}, {3, 0}},
+			Diversions: []routes.Diversion{{Device: "sw-osl", Peer: "osl", Since: at(80)}},
+			Changes:    [routes.Operations][2]uint64{{20, 7}, {2, 1}, {3, 0}},
 			Convergence: [routes.Operations][2]routes.Histogram{
 				routes.Announced: {observed(0.0004, 0.001, 0.003, 0.2, 45), observed(0.004)},
 				routes.Withdrawn: {observed(0.0005), {}},

@@ -13,6 +13,7 @@ type routeMetrics struct {
 	allowedIPs, allowedIPsDesired                   *metric
 	routes, without, fib, changes                   *metric
 	convergence, stages, initial, failover          *metric
+	diversions, diverted                            *metric
 	pending, oldestPending, opFailures, opRetries   *metric
 	reconciles, failures, reconcileDuration, lastOK *metric
 	driftDetected, driftRepaired, drift             *metric
@@ -33,6 +34,8 @@ func newRouteMetrics(c *catalogue) *routeMetrics {
 	r.convergence = c.histogram("route_convergence_duration_seconds", "Time from reading the UPDATE, or from noticing that a session or tunnel was lost, to the acknowledgement of allowed-IPs and route.", "operation", "family")
 	r.stages = c.histogram("route_stage_duration_seconds", "Time that a change spent in one stage of convergence.", "stage")
 	r.failover = c.histogram("failover_duration_seconds", "Time from noticing that a session, tunnel or link was lost to the acknowledgement of the last route that replaced one that led there. Losses that nothing could replace do not count. It counts some seconds after the last replacement.", "trigger")
+	r.diversions = c.counter("diversions_total", "Tunnels whose routes took their other ways all at once because the tunnel was lost (needs nexthop objects in the kernel).")
+	r.diverted = c.gauge("diversions_active", "Tunnels that are diverted now: lost, or back and not carrying routes again yet.")
 	r.initial = c.gauge("initial_convergence_seconds", "Time from the start until every neighbour had ended its first announcements (or the wait for it ended) and the kernel was as it should be; 0 until then.")
 
 	c.group("Keeping in step")
@@ -72,6 +75,8 @@ func (r *routeMetrics) collect(e *emitter, s *scrape) {
 	for kind := routes.LossUnknown + 1; kind < routes.LossKinds; kind++ {
 		e.routesHistogram(r.failover, &st.Failover[kind], kind.String())
 	}
+	e.counter(r.diversions, st.Installed.Diversions)
+	e.gauge(r.diverted, float64(len(st.Diversions)))
 	var initial time.Duration
 	if !st.Synced.IsZero() && !s.process.Started.IsZero() {
 		initial = st.Synced.Sub(s.process.Started)

@@ -143,13 +143,13 @@ func (t *Table) ownDevices() (devices map[string]liveness, lost []string) {
 // peer is known to be alive.
 func planDevices(desired *Snapshot, installed *Ledger) (ops []Op) {
 	for _, device := range desired.lost {
-		if installed.diverted[device] != acked {
+		if installed.diverted[device].mark != acked {
 			ops = append(ops, Op{Kind: Divert, Device: device})
 		}
 	}
 	for device, held := range installed.diverted {
 		is, there := desired.devices[device]
-		if !there || is == alive || is == unknown && held == acked {
+		if !there || is == alive || is == unknown && held.mark == acked {
 			ops = append(ops, Op{Kind: Restore, Device: device})
 		}
 	}

@@ -65,7 +65,13 @@ type diverter struct {
 	done     chan struct{} // signalled when there are results
 
 	mu      sync.Mutex
-	results []Op // acknowledged
+	results []switched
+}
+
+// switched is an operation that was acknowledged at a time.
+type switched struct {
+	op Op
+	at time.Time
 }
 
 // set tells which devices are lost with what. A neighbour stands for its peer if there is no other behind it; where there
@@ -132,10 +138,11 @@ func (d *diverter) act(ctx context.Context) {
 	}
 	slices.SortFunc(ops, func(a, b Op) int { return strings.Compare(a.Device, b.Device) })
 	errs := d.switcher.Switch(ctx, ops)
+	at := time.Now()
 	d.mu.Lock()
 	for i, op := range ops {
 		if errs[i] == nil {
-			d.results = append(d.results, op)
+			d.results = append(d.results, switched{op, at})
 		}
 	}
 	d.mu.Unlock()
@@ -145,7 +152,7 @@ func (d *diverter) act(ctx context.Context) {
 	}
 }
 
-func (d *diverter) take() []Op {
+func (d *diverter) take() []switched {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	list := d.results
@@ -156,9 +163,8 @@ func (d *diverter) take() []Op {
 // diverted notes what the diverter did. The Feed knew of the loss before that, so whoever calls this takes from the Feed next:
 // or the device would count as diverted without a reason, and be restored.
 func (s *Syncer) diverted() {
-	now := time.Now()
-	for _, op := range s.diverter.take() {
-		s.ledger.Done(op, now, 0)
+	for _, x := range s.diverter.take() {
+		s.ledger.Done(x.op, x.at, 0)
 	}
 }
 

@@ -18,8 +18,10 @@ type Ledger struct {
 	swept  bool
 	counts Installed
 	share  share
-	// diverted are the devices that are, or may be: acked or tried.
-	diverted map[string]mark
+	// diverted are the devices that are, or may be.
+	diverted map[string]diversion
+	// detours counts the routes that have another way.
+	detours map[detour]int
 }
 
 // Installed counts what a Ledger holds. The maps are not shared.
@@ -29,6 +31,8 @@ type Installed struct {
 	AllowedIPs map[PeerFamily]int
 	// Moves are prefixes that went from one peer to another of the same device, by device.
 	Moves map[string]uint64
+	// Diversions of devices so far, active ones included.
+	Diversions uint64
 }
 
 // mark says how sure we are of an entry.
@@ -98,7 +102,8 @@ func NewLedger() *Ledger {
 	return &Ledger{
 		held:     newForest[*Held](),
 		counts:   Installed{AllowedIPs: make(map[PeerFamily]int), Moves: make(map[string]uint64)},
-		diverted: make(map[string]mark),
+		diverted: make(map[string]diversion),
+		detours:  make(map[detour]int),
 	}
 }
 
@@ -146,6 +151,7 @@ func (l *Ledger) recount(p netip.Prefix, before, now *holding) {
 	if len(now.hops) > 0 {
 		l.counts.Routes[f]++
 	}
+	l.countDetours(before, now)
 	if slices.Equal(before.allowed, now.allowed) {
 		return
 	}
@@ -167,7 +173,7 @@ func (l *Ledger) Done(o Op, at time.Time, took time.Duration) { l.done(&o, at, t
 func (l *Ledger) done(o *Op, at time.Time, took time.Duration) (before *holding) {
 	switch o.Kind {
 	case Divert:
-		l.diverted[o.Device] = acked
+		l.divert(o.Device, at)
 		return nil
 	case Restore:
 		delete(l.diverted, o.Device)
@@ -214,7 +220,7 @@ func (l *Ledger) done(o *Op, at time.Time, took time.Duration) (before *holding)
 // Failed notes that it is not known whether an operation was done.
 func (l *Ledger) Failed(o Op) {
 	if o.Kind == Divert || o.Kind == Restore {
-		l.diverted[o.Device] = tried
+		l.diverted[o.Device] = diversion{mark: tried}
 		return
 	}
 	l.change(o.Prefix(), func(h *edit) {

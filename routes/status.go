@@ -48,6 +48,8 @@ type Status struct {
 	DriftUnresolved [DriftKinds]int
 	// Foreign allowed-IPs, which are not ours and stay.
 	Foreign []AllowedIP
+	// Diversions at present, by device.
+	Diversions []Diversion
 
 	snapshot *Snapshot
 	held     *version[*Held]
@@ -162,6 +164,7 @@ func (s *Syncer) publish(now time.Time) {
 	}
 	st.DriftUnresolved[AllowedIPExtra] += len(s.foreign)
 	st.Foreign = s.foreign
+	st.Diversions = s.diversions()
 	if s.stats.synced.IsZero() {
 		st.Awaiting = s.table.Awaiting()
 	}
@@ -180,6 +183,9 @@ type RouteInfo struct {
 	// Installed routes: none, one, or one of each type. Adopted says that an earlier run wrote them.
 	Installed []Route
 	Adopted   bool
+	// Taken are the hops that packets take in place of those of the installed unicast route, because of a diversion; none if
+	// they take those.
+	Taken []Hop
 	// Owners are the installed allowed-IPs, by device.
 	Owners []AllowedIP
 	// Paths by neighbour. A path of our own has an empty Neighbour and no Path.
@@ -220,7 +226,11 @@ func (s *Status) Get(p netip.Prefix) (RouteInfo, bool) {
 	if row == nil && held == nil {
 		return RouteInfo{}, false
 	}
-	return info(p, row, held), true
+	i := info(p, row, held)
+	if held != nil {
+		i.Taken = s.taken(held.hops, held.backup)
+	}
+	return i, true
 }
 
 // Lookup returns the route that carries traffic to the address, as the ledger has it; if there is none, the longest

@@ -338,7 +338,7 @@ func (s *Syncer) adopt(ctx context.Context) error {
 	s.snapshot = s.table.Apply(s.feed.Take()).Snapshot
 	s.ledger.Adopt(o, func(w Owner) bool { return s.isPeer(w) })
 	for device := range s.snapshot.devices {
-		s.ledger.diverted[device] = tried // the earlier run may have done that
+		s.ledger.diverted[device] = diversion{mark: tried} // the earlier run may have done that
 	}
 	s.diverter.set(*s.policy())
 	s.haveAdopted, s.adoptDue = true, time.Time{}

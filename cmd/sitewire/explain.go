@@ -65,6 +65,12 @@ func renderExplanation(w io.Writer, p painter, ex gateway.Explanation, now time.
 		}
 		renderRouteBlock(e, p, r, now)
 	}
+	if len(ex.Diversions) > 0 {
+		e.printf("\ndiversions:\n")
+	}
+	for _, d := range ex.Diversions {
+		e.printf("  %s\n", p.paint(warn, diversionText(d, now)))
+	}
 	if ex.Kernel != "" {
 		whose := ""
 		if !ex.KernelOurs {

@@ -23,6 +23,7 @@ type fixture struct {
 	bgp         gateway.Sessions
 	routes      gateway.Routes
 	explanation gateway.Explanation
+	diversions  []gateway.Diversion
 	diff        gateway.Diff
 	reload      gateway.Reload
 }
@@ -110,6 +111,10 @@ func newFixture() fixture {
 			{Prefix: netip.MustParsePrefix("fe80::2/128"), Source: "tunnel", AllowedOn: []routes.AllowedIP{{Device: "wg-nyc", Prefix: netip.MustParsePrefix("fe80::2/128"), Peer: "nyc"}}},
 			{Prefix: netip.MustParsePrefix("169.254.0.0/16"), Reason: "no accepted path", Source: "bgp", Paths: []gateway.PathInfo{refusedPath}},
 		}},
+		diversions: []gateway.Diversion{
+			{Device: "wg-sin", Peer: "sin", Since: before(12 * time.Second), To: map[string]int{"wg-nyc": 480, "wg-ams,wg-nyc": 1}},
+			{Device: "wg-store-17", Peer: "store-17", Since: before(time.Hour), To: map[string]int{}},
+		},
 		explanation: gateway.Explanation{
 			APIVersion: "v1", Address: netip.MustParseAddr("172.20.2.10"),
 			Summary: "172.20.2.10 is reached through nyc (dev wg-nyc): 172.20.2.0/24 from AS4242420002.",

@@ -70,6 +70,20 @@ func TestRender(t *testing.T) {
 		"routes": func(w io.Writer) error {
 			return renderRoutes(w, false, slices.DeleteFunc(slices.Clone(rs), needsNone), now, true)
 		},
+		"routes-diverted": func(w io.Writer) error {
+			x := slices.Clone(rs[:2])
+			x[0].Installed, x[0].Diverted = "dev wg-sin", "dev wg-nyc"
+			if err := renderRoutes(w, false, x, now, true); err != nil {
+				return err
+			}
+			return renderDiversions(w, false, f.diversions, now)
+		},
+		"explain-diverted": func(w io.Writer) error {
+			x := throughJSON[gateway.Explanation](t, f.explanation)
+			x.Matches[0].Installed, x.Matches[0].Diverted = "dev wg-sin", "dev wg-nyc"
+			x.Diversions = f.diversions[:1]
+			return renderExplanation(w, false, x, now)
+		},
 		"routes-all":   func(w io.Writer) error { return renderRoutes(w, false, rs, now, true) },
 		"rejected":     func(w io.Writer) error { return renderRejected(w, false, rs, now, true) },
 		"route":        func(w io.Writer) error { return renderRouteBlocks(w, false, rs[1:2], now) },

@@ -1,9 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/netip"
 	"net/url"
 	"slices"
@@ -26,6 +28,7 @@ func newRoutes(a *app) *cobra.Command {
 		Short:   "Routes and where they lead; with a prefix, all its paths",
 		Long: `VIA is the kernel's route as written and acknowledged, PEER the neighbour of the best path, PATHS accepted/all,
 TOOK the time from the UPDATE to the kernel's acknowledgement. A route that is not in the kernel says why instead.
+Below the table are the tunnels that are lost and whose routes were all diverted at once.
 Addresses in tunnels that need no route, such as link-local ones, are left out; --all shows them too.
 
 With --rejected: the paths that import policy turned down, one line each, with the rule.`,
@@ -61,7 +64,10 @@ With --rejected: the paths that import policy turned down, one line each, with t
 			if !all {
 				ans.Routes = slices.DeleteFunc(ans.Routes, needsNone)
 			}
-			return renderRoutes(a.stdout, a.paint(), ans.Routes, a.now(), !out.noHeaders)
+			if err := renderRoutes(a.stdout, a.paint(), ans.Routes, a.now(), !out.noHeaders); err != nil || out.noHeaders {
+				return err
+			}
+			return renderDiversions(a.stdout, a.paint(), ans.Diversions, a.now())
 		},
 		ValidArgsFunction: cobra.NoFileCompletions,
 	}
@@ -103,6 +109,9 @@ func renderRoutes(w io.Writer, p painter, rs []gateway.RouteInfo, now time.Time,
 	t := newTable(left("PREFIX"), left("VIA"), left("PEER"), left("BEST"), right("PATHS"), right("AGE"), right("TOOK"))
 	for _, r := range sortRoutes(rs) {
 		via := text(r.Installed)
+		if r.Diverted != "" {
+			via = cell{r.Diverted + " (diverted)", warn}
+		}
 		if r.Installed == "" {
 			via = cell{"not installed: " + r.Reason, warn}
 			if r.Reason == "" {
@@ -177,6 +186,31 @@ func comparePrefixes(a, b netip.Prefix) int {
 	return a.Bits() - b.Bits()
 }
 
+// renderDiversions prints one line for each lost tunnel whose routes take other ways.
+func renderDiversions(w io.Writer, p painter, ds []gateway.Diversion, now time.Time) error {
+	e := &errWriter{w: w}
+	for i, d := range ds {
+		if i == 0 {
+			e.printf("\n")
+		}
+		e.printf("%s\n", p.paint(warn, diversionText(d, now)))
+	}
+	return e.err
+}
+
+// diversionText says which tunnel is lost, since when, and where its routes went.
+func diversionText(d gateway.Diversion, now time.Time) string {
+	s := fmt.Sprintf("%s (%s) was diverted %s: ", cmp.Or(d.Peer, "no peer"), d.Device, ago(now, d.Since))
+	var to []string
+	for _, device := range slices.Sorted(maps.Keys(d.To)) {
+		to = append(to, fmt.Sprintf("%s to %s", plural(d.To[device], "route"), device))
+	}
+	if len(to) == 0 {
+		return s + "none of its routes had another way"
+	}
+	return s + strings.Join(to, ", ")
+}
+
 // renderRejected prints the paths that policy refused.
 func renderRejected(w io.Writer, p painter, rs []gateway.RouteInfo, now time.Time, headers bool) error {
 	t := newTable(left("PREFIX"), left("NEIGHBOUR"), left("RULE"), left("ASPATH"), right("AGE"))
@@ -212,6 +246,9 @@ func renderRouteBlock(e *errWriter, p painter, r gateway.RouteInfo, now time.Tim
 		e.printf("  kernel      %s\n", p.paint(good, r.Installed))
 	} else {
 		e.printf("  kernel      %s%s\n", p.paint(warn, "no route"), prefixed(": ", r.Reason))
+	}
+	if r.Diverted != "" {
+		e.printf("  diverted    %s\n", p.paint(warn, r.Diverted))
 	}
 	if r.Installed != "" && r.Reason != "" {
 		e.printf("  pending     %s\n", p.paint(warn, r.Reason))

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sitewire/gateway"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
 )
@@ -83,6 +84,9 @@ func tunnelLost(t *testing.T, objects bool) {
 			return nil
 		})
 		moved := time.Since(cut)
+		if objects {
+			d.diverted(t, used, spare, prefixes)
+		}
 		time.Sleep(2 * time.Second)
 		outage(t, stop(), cut, fmt.Sprintf("%d prefixes, all moved after %v", prefixes, moved.Round(10*time.Millisecond)), objects)
 
@@ -142,6 +146,16 @@ func outage(t *testing.T, reports []netns.Report, cut time.Time, what string, co
 	}
 	if constant && last > 800*time.Millisecond+slack {
 		t.Errorf("packets are lost until %v after the cut, and BFD needs 800 ms at most", last)
+	}
+}
+
+// diverted wants one diversion, that of a lost tunnel, which had the whole table go elsewhere.
+func (d *daemon) diverted(t *testing.T, lost, to *site, prefixes int) {
+	t.Helper()
+	var v struct{ Diversions []gateway.Diversion }
+	must(t, d.get("/v1/routes?prefix="+carried(0).String(), &v))
+	if len(v.Diversions) != 1 || v.Diversions[0].Peer != lost.name || v.Diversions[0].To[to.device()] < prefixes {
+		t.Errorf("diversions: %+v", v.Diversions)
 	}
 }
 
