@@ -299,7 +299,7 @@ func TestApplyOtherKey(t *testing.T) {
 		r.did(`
 			bgp [] announces [172.20.1.0/27] endpoints []
 			withdraw 10.17.0.0/24 dev wg-store
-			wg set wg-store peer store persistent-keepalive 25
+			wg set wg-store peer store
 			wg set wg-store peer store remove
 			wg set wg-store peer store allowed-ips +10.17.0.0/24`)
 		if k, _ := r.backend.device("wg-store").Owner(pfx("10.17.0.0/24")); k != wgtest.Peer("ams").PublicKey {

@@ -202,9 +202,7 @@ func (t *tunnels) restorePeer(ctx context.Context, d *device, p *peer) {
 
 // setPeer writes the peer to the device, with where it was last.
 func (t *tunnels) setPeer(ctx context.Context, d *device, p *peer) error {
-	cfg := p.spec.PeerConfig
-	cfg.Endpoint = p.endpoint()
-	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}}); err != nil {
+	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{p.config(p.endpoint())}}); err != nil {
 		return fmt.Errorf("peer %s: %w", p.spec.Name, err)
 	}
 	return nil

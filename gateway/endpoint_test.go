@@ -94,6 +94,28 @@ func TestNamedEndpoint(t *testing.T) {
 	})
 }
 
+// TestKeepaliveWaits: a peer without an endpoint gets its keepalive when it has called, and once.
+func TestKeepaliveWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, oneStore)
+		r.run()
+		defer r.stop(false)
+		r.after(time.Minute)
+		if said := strings.Join(r.journal.take(), "\n"); strings.Contains(said, "persistent-keepalive") {
+			t.Errorf("there is nowhere to send a keepalive, and it was set:\n%s", said)
+		}
+		r.hear("wg-store", "store", "198.51.100.9:4444")
+		r.wantState("store", wg.TunnelUp, "")
+		if said := strings.Join(r.journal.take(), "\n"); strings.Count(said, "wg set wg-store peer store persistent-keepalive 25") != 1 {
+			t.Errorf("the peer has called:\n%s", said)
+		}
+		r.keepHearing("wg-store", "store", 10*time.Minute)
+		if said := strings.Join(r.journal.take(), "\n"); strings.Contains(said, "wg set") {
+			t.Errorf("nothing had to be done:\n%s", said)
+		}
+	})
+}
+
 // TestPeerThatCalledFirst: a name that resolves late does not take a live tunnel away from where its peer called from.
 func TestPeerThatCalledFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -31,6 +31,7 @@ type peer struct {
 	spec  peerSpec
 	stats wg.PeerStats
 	found bool // on the device when that was opened, and taken over
+	quiet bool // without its keepalive as long as there is nowhere to send it; see config
 
 	state  wg.TunnelState
 	reason string
@@ -78,6 +79,29 @@ func (p *peer) endpoint() netip.AddrPort {
 	return p.configured
 }
 
+// config is what the device is told of the peer; without an endpoint, its own stays. A peer that is to call first has no keepalive until it
+// does: WireGuard would make a handshake for it every five seconds, for ever, and then find that there is nowhere to send it. With a thousand
+// branches that are switched off that was most of what the gateway did.
+func (p *peer) config(endpoint netip.AddrPort) wg.PeerConfig {
+	cfg := p.spec.PeerConfig
+	cfg.Endpoint = endpoint
+	if p.quiet = !endpoint.IsValid() && !p.stats.Endpoint.IsValid(); p.quiet {
+		cfg.PersistentKeepalive = 0
+	}
+	return cfg
+}
+
+// speakUp gives a peer that has called its keepalive.
+func (t *tunnels) speakUp(ctx context.Context, d *device, p *peer) {
+	if !p.quiet || !p.stats.Endpoint.IsValid() {
+		return
+	}
+	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{p.config(netip.AddrPort{})}}); err != nil {
+		p.quiet = true // the next poll tries again
+		d.warn(t, "keepalive not set, trying again", err)
+	}
+}
+
 func (p *peer) tunnel(d *device) wg.Tunnel {
 	return wg.Tunnel{
 		Peer: p.spec.Name, Site: p.spec.Site, Device: d.spec.Name, Backend: d.backend,
@@ -105,6 +129,7 @@ func (t *tunnels) observe(ctx context.Context, d *device, p *peer, s wg.PeerStat
 		p.lastSend = now
 	}
 	p.stats = s
+	t.speakUp(ctx, d, p)
 	state, reason := p.liveness(now)
 	t.setState(p, state, reason, now)
 	t.followEndpoint(ctx, d, p)
@@ -353,9 +378,7 @@ func (t *tunnels) setEndpoint(ctx context.Context, d *device, p *peer, ep netip.
 	if d.dev == nil {
 		return
 	}
-	cfg := p.spec.PeerConfig
-	cfg.Endpoint = ep
-	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{cfg}}); err != nil {
+	if err := d.dev.Apply(ctx, wg.Delta{SetPeers: []wg.PeerConfig{p.config(ep)}}); err != nil {
 		t.log.Warn("endpoint not set", "peer", p.spec.Name, "endpoint", ep, "error", err)
 		return
 	}

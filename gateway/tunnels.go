@@ -271,7 +271,7 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec, all []peer
 	has := func(k wg.PublicKey) bool {
 		return slices.ContainsFunc(all, func(o peerSpec) bool { return o.PublicKey == k })
 	}
-	cfg := s.PeerConfig
+	var endpoint netip.AddrPort
 	fresh := &peer{spec: s, state: wg.TunnelNew, since: t.now()}
 	rekeyed := ok && p.spec.PublicKey != s.PublicKey
 	if !ok || rekeyed {
@@ -292,13 +292,13 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec, all []peer
 	if addrs, ok := numeric(s.Endpoints); ok && fresh.candidates == nil {
 		fresh.setCandidates(addrs, t.now())
 		if !found || !fresh.alive() || s.Pin {
-			cfg.Endpoint = addrs[0]
+			endpoint = addrs[0]
 		}
 	}
 	if fresh.state == wg.TunnelNew {
 		_, fresh.reason = fresh.liveness(t.now())
 	}
-	delta := wg.Delta{SetPeers: []wg.PeerConfig{cfg}}
+	delta := wg.Delta{SetPeers: []wg.PeerConfig{fresh.config(endpoint)}}
 	if rekeyed && !has(p.spec.PublicKey) { // unless the key is now another name's
 		delta.RemovePeers = []wg.PublicKey{p.spec.PublicKey}
 	}
@@ -307,8 +307,8 @@ func (t *tunnels) addPeer(ctx context.Context, d *device, s peerSpec, all []peer
 			return fmt.Errorf("peer %s: %w", s.Name, err)
 		}
 	}
-	if found && cfg.Endpoint.IsValid() {
-		fresh.stats.Endpoint = cfg.Endpoint
+	if found && endpoint.IsValid() {
+		fresh.stats.Endpoint = endpoint
 	}
 	d.peers[s.Name] = fresh
 	delete(t.left.peers, keyOnDevice{d.spec.Name, s.PublicKey})
