@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -134,6 +135,7 @@ func (b *Bind) receive(s *socket, closed <-chan struct{}) conn.ReceiveFunc {
 		if r == nil {
 			r = newRing(b.epoch.Load)
 		}
+		runtime.Gosched() // as in batchTUN.Read: what was received before goes first
 		for {
 			if n := r.drain(bufs, sizes, eps); n > 0 {
 				b.cross.received(s, bufs, sizes[:n], eps)

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -41,16 +43,25 @@ type batchTUN struct {
 	log    *slog.Logger
 	bad    limiter
 	mtu    atomic.Int32
+	udp    bool // the kernel takes merged UDP: Linux 6.2
 	events chan tun.Event
 	once   sync.Once
 
 	// Owned by the reader.
 	buf   []byte
 	split segmenter
-	n     int
-	err   error
-	wait  bool
-	read  func(fd uintptr) bool
+	out   tunBatch
+	fill  func(fd uintptr) bool // t.fillFrom, made once
+}
+
+// tunBatch is one Read under way.
+type tunBatch struct {
+	bufs   [][]byte
+	sizes  []int
+	offset int
+	n      int // packets so far
+	taken  int // their bytes
+	err    error
 }
 
 // openTUN creates a TUN interface in the namespace of the calling thread, down and without addresses.
@@ -84,17 +95,12 @@ func newBatchTUN(inner tun.Device, mtu int, log *slog.Logger) (*batchTUN, error)
 	}
 	t := &batchTUN{Device: inner, raw: raw, log: log, events: make(chan tun.Event, 1), buf: make([]byte, vnetLen+1<<16)}
 	t.mtu.Store(int32(mtu))
-	t.read = func(fd uintptr) bool {
-		for {
-			t.n, t.err = unix.Read(int(fd), t.buf)
-			switch t.err {
-			case unix.EINTR:
-			case unix.EAGAIN:
-				return !t.wait
-			default:
-				return true
-			}
-		}
+	t.fill = t.fillFrom
+	const tcp = unix.TUN_F_CSUM | unix.TUN_F_TSO4 | unix.TUN_F_TSO6
+	if err := raw.Control(func(fd uintptr) { // wireguard-go asked the same and does not tell
+		t.udp = unix.IoctlSetInt(int(fd), unix.TUNSETOFFLOAD, tcp|unix.TUN_F_USO4|unix.TUN_F_USO6) == nil
+	}); err != nil {
+		return nil, err
 	}
 	return t, nil
 }
@@ -158,48 +164,72 @@ func setLink(name string, mtu int) error {
 }
 
 // Read implements tun.Device: it blocks for the first packet and takes what else is ready.
-func (t *batchTUN) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
-	for taken := 0; n < len(bufs); {
+//
+// Before that it lets the goroutines run that have work of earlier batches. Else a reader that finds the TUN full reads on for as long as
+// its time slice lasts: thousands of packets, in as many buffers of 64 KiB, wait for their encryption and are no longer in any cache when
+// their turn comes.
+func (t *batchTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
+	runtime.Gosched()
+	t.out = tunBatch{bufs: bufs, sizes: sizes, offset: offset}
+	err := t.raw.Read(t.fill)
+	n := t.out.n
+	if err != nil {
+		err = os.ErrClosed
+	} else {
+		err = t.out.err
+	}
+	t.out = tunBatch{}
+	return n, err
+}
+
+// fillFrom reads what is ready and cuts it into packets until the batch is long enough. It reports false if there was nothing.
+func (t *batchTUN) fillFrom(fd uintptr) bool {
+	b := &t.out
+	for b.n < len(b.bufs) {
 		if t.split.empty() {
-			if taken >= batchBytes {
-				return n, nil
+			if b.taken >= batchBytes {
+				return true
 			}
-			frame, err := t.frame(n == 0)
-			if err != nil || frame == nil {
-				return n, err
+			n, err := readNow(fd, t.buf)
+			switch {
+			case err == unix.EAGAIN:
+				return b.n > 0
+			case err == unix.EBADFD: // the interface was deleted
+				b.err = os.ErrClosed
+				return true
+			case err != nil:
+				b.err = fmt.Errorf("read TUN: %w", err)
+				return true
+			case n <= vnetLen:
+				continue
 			}
+			frame := t.buf[:n]
 			if err := t.split.start(parseVnet(frame), frame[vnetLen:]); err != nil {
 				t.bad.warn(t.log, "dropped a packet", "error", err, "bytes", len(frame))
 				continue
 			}
 		}
-		size := t.split.emit(bufs[n][offset:])
+		size := t.split.emit(b.bufs[b.n][b.offset:])
 		if size == 0 {
 			continue
 		}
-		sizes[n] = size
-		taken += size
-		n++
+		b.sizes[b.n] = size
+		b.taken += size
+		b.n++
 	}
-	return n, nil
+	return true
 }
 
-// frame returns one frame with its virtio header; nil if none is ready and wait is false.
-func (t *batchTUN) frame(wait bool) ([]byte, error) {
+// readNow reads from a descriptor that does not block, without telling Go's scheduler: that costs as much as a small packet's read does.
+func readNow(fd uintptr, buf []byte) (int, error) {
 	for {
-		t.wait = wait
-		if err := t.raw.Read(t.read); err != nil {
-			return nil, os.ErrClosed
-		}
-		switch {
-		case t.err == unix.EAGAIN:
-			return nil, nil
-		case t.err == unix.EBADFD: // the interface was deleted
-			return nil, os.ErrClosed
-		case t.err != nil:
-			return nil, fmt.Errorf("read TUN: %w", t.err)
-		case t.n > vnetLen:
-			return t.buf[:t.n], nil
+		n, _, errno := unix.RawSyscall(unix.SYS_READ, fd, uintptr(unsafe.Pointer(unsafe.SliceData(buf))), uintptr(len(buf)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }
@@ -208,7 +238,53 @@ func (t *batchTUN) frame(wait bool) ([]byte, error) {
 // to length 0 between batches, so that each peer would keep its longest batch ever in memory, 64 KiB for every packet.
 func (t *batchTUN) Write(bufs [][]byte, offset int) (int, error) {
 	defer clear(bufs)
-	return t.Device.Write(bufs, offset)
+	if offset < vnetLen {
+		return 0, fmt.Errorf("write TUN: %d bytes in front of a packet, want %d", offset, vnetLen)
+	}
+	m := mergers.Get().(*merger)
+	defer m.release()
+	m.start(bufs, offset, t.udp)
+	var errs []error
+	written := 0
+	for i := range m.groups {
+		switch err := t.writeFrame(m.frame(&m.groups[i])); {
+		case err == nil:
+			written += m.groups[i].n
+		case errors.Is(err, os.ErrClosed):
+			return written, err
+		default:
+			errs = append(errs, err)
+		}
+	}
+	return written, errors.Join(errs...)
+}
+
+// writeFrame takes the descriptor's write lock only to wait, so that peers do not wait for each other.
+func (t *batchTUN) writeFrame(iovs []unix.Iovec) (err error) {
+	try := func(fd uintptr) bool {
+		for {
+			_, _, errno := unix.Syscall(unix.SYS_WRITEV, fd, uintptr(unsafe.Pointer(&iovs[0])), uintptr(len(iovs)))
+			switch errno {
+			case unix.EINTR:
+			case unix.EAGAIN:
+				return false
+			case 0:
+				err = nil
+				return true
+			case unix.EBADFD: // the interface was deleted
+				err = os.ErrClosed
+				return true
+			default:
+				err = fmt.Errorf("write TUN: %w", errno)
+				return true
+			}
+		}
+	}
+	done := false
+	if t.raw.Control(func(fd uintptr) { done = try(fd) }) != nil || !done && t.raw.Write(try) != nil {
+		return os.ErrClosed
+	}
+	return err
 }
 
 // BatchSize implements tun.Device.
