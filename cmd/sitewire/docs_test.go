@@ -17,6 +17,7 @@ func TestDocs(t *testing.T) {
 	text := string(page)
 	for command, golden := range map[string]string{
 		"status": "status", "peers nyc": "peer", "bgp": "bgp", "routes": "routes", "routes 172.20.2.0/24": "route", "explain 172.20.2.10": "explain",
+		"doctor": "doctor",
 	} {
 		want, err := os.ReadFile(filepath.Join("testdata", "golden", golden+".txt"))
 		if err != nil {

@@ -55,6 +55,7 @@ func TestRender(t *testing.T) {
 	disabledStatus.Sessions = gateway.Tally{Up: 2, All: 2, Disabled: 1}
 
 	for name, render := range map[string]func(io.Writer) error{
+		"doctor":          func(w io.Writer) error { return renderDiagnosis(w, false, ailing(t.Context())) },
 		"bgp-disabled":    func(w io.Writer) error { return renderSessions(w, false, disabled, now, true) },
 		"peer-disabled":   func(w io.Writer) error { return renderPeer(w, false, disabledPeers[1], now) },
 		"status-disabled": func(w io.Writer) error { return renderStatus(w, false, disabledStatus, disabledPeers, true) },

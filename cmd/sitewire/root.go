@@ -74,7 +74,7 @@ Try it without touching this machine:  sitewire demo
 Set a gateway up:                      sitewire genkey --out /etc/sitewire/private.key; sitewire check; sitewire run
 Look at a running one:                 sitewire status | peers | bgp | routes | explain ADDRESS
 
-Exit codes: 0 ok, 1 failure, 2 usage, 3 no daemon, 4 degraded (status --fail), 5 configuration invalid,
+Exit codes: 0 ok, 1 failure, 2 usage, 3 no daemon, 4 degraded (status --fail, doctor --fail), 5 configuration invalid,
 7 changes (diff --exit-code); of run: 77 privilege missing, 78 configuration invalid.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
@@ -102,7 +102,7 @@ Exit codes: 0 ok, 1 failure, 2 usage, 3 no daemon, 4 degraded (status --fail), 5
 		}
 	}
 	add("state", newStatus(a), newPeers(a), newBGP(a), newRPKI(a), newRoutes(a), newExplain(a))
-	add("config", newCheck(a), newDiff(a), newReload(a), newConfig(a), newSchema(a), newImport(a), newExport(a))
+	add("config", newCheck(a), newDoctor(a), newDiff(a), newReload(a), newConfig(a), newSchema(a), newImport(a), newExport(a))
 	add("keys", newGenkey(a), newPubkey(a), newGenpsk(a))
 	add("daemon", newRun(a), newStop(a))
 	add("lab", newDemo(a), newLab(a))
