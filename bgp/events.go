@@ -75,7 +75,7 @@ func (v *view) onBest(paths []*apiutil.Path, at time.Time) {
 		return
 	}
 	v.events.Add(1)
-	changes := make([]routes.BestChange, 0, len(paths))
+	changes := v.changes[:0]
 	for _, p := range paths {
 		prefix, ok := prefixOf(p.Nlri)
 		if !ok {
@@ -91,6 +91,7 @@ func (v *view) onBest(paths []*apiutil.Path, at time.Time) {
 		v.counted = true
 		v.sink.PutBest(changes...)
 	}
+	v.changes = changes[:0]
 }
 
 func (v *view) bestGone(changes []routes.BestChange, prefix netip.Prefix, p *apiutil.Path, at time.Time) []routes.BestChange {

@@ -40,6 +40,7 @@ type view struct {
 	best      map[netip.Prefix][]bestPath // the slices are never modified
 	onlyBest  map[bestPath][]bestPath
 	words     words
+	changes   []routes.BestChange // room for those of one callback
 	// alive holds what SetLiveness said, by name of neighbour or peer; what is missing lives.
 	alive    map[string]bool
 	want     map[netip.Addr]Neighbour // see wanted; nil: to be made

@@ -15,7 +15,8 @@ type choice struct {
 
 // decide fills in what is desired for a row, from its paths and best set.
 func (t *Table) decide(r *Row) {
-	var d Decision
+	d := &t.deciding
+	*d = Decision{}
 	var picked []choice
 	d.Source, picked = t.configured(r.Prefix)
 	d.State = Selected
@@ -30,9 +31,9 @@ func (t *Table) decide(r *Row) {
 	if d.Discard && d.Source == NoSource {
 		d.Source = Own
 	}
-	t.setWays(&d, picked)
-	t.setBackup(r, &d, picked)
-	t.setOwners(r, &d, picked)
+	t.setWays(d, picked)
+	t.setBackup(r, d, picked)
+	t.setOwners(r, d, picked)
 	r.Decision = t.share.decision(d)
 }
 
@@ -245,7 +246,8 @@ func (t *Table) setOwners(r *Row, d *Decision, picked []choice) {
 
 // refuseByLimit takes the route back that a row got. What the peers own stays: their prefix limits bound it.
 func (t *Table) refuseByLimit(r *Row) {
-	d := *r.Decision
+	d := &t.deciding
+	*d = *r.Decision
 	d.Source, d.State, d.Ways, d.hops, d.Backup, d.backupHops = NoSource, Refused, nil, nil, nil, nil
 	d.Reason = "the limit of installed routes is reached"
 	r.Decision = t.share.decision(d)

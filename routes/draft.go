@@ -30,7 +30,7 @@ func (t *Table) draft(p netip.Prefix) *draft {
 	d := &t.spare[0]
 	t.spare = t.spare[1:]
 	d.row = newRow(p)
-	if old, ok := t.rows.live.Get(p); ok {
+	if old, ok := t.rows.version.get(p); ok {
 		d.old = old
 		d.row.paths, d.row.best = old.paths, old.best
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 )
 
@@ -12,6 +13,9 @@ type failedOp struct {
 	op  Op
 	err error
 }
+
+// muchWork is up to how much of something the room for it is kept for the next batch.
+const muchWork = 1 << 14
 
 // work is a prefix to bring to what is desired.
 type work struct {
@@ -33,11 +37,11 @@ func (s *Syncer) toDo(prefixes []netip.Prefix, causes map[netip.Prefix]Cause) []
 	return list
 }
 
-// work is what is to be done because of the update.
-func (u *Update) work() []work {
-	list := make([]work, len(u.Changed))
+// work is what is to be done because of the update, in room that may be reused.
+func (u *Update) work(room []work) []work {
+	list := slices.Grow(room[:0], len(u.Changed))
 	for i, p := range u.Changed {
-		list[i] = work{prefix: p, row: u.rows[i], cause: u.Causes[i], caused: true}
+		list = append(list, work{prefix: p, row: u.rows[i], cause: u.Causes[i], caused: true})
 	}
 	return list
 }

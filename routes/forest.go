@@ -5,17 +5,13 @@ import (
 	"iter"
 	"net/netip"
 	"slices"
-
-	"github.com/gaissmai/bart"
 )
 
-// forest is a table by prefix for one owner, who asks about covering and covered prefixes, and publishes versions that
-// others read and that never change. A persistent trie would do both, but copies whole nodes with all their leaves for
-// each change (measured: 25 to 50 microseconds); the trie here is modified in place, and the versions are a hash tree
-// that grows with what is in it, in which a change copies little and in which only exact prefixes can be found.
+// forest is a table by prefix for one owner, who publishes versions that others read and that never change. A persistent
+// trie copies whole nodes with all their leaves for each change (measured: 25 to 50 microseconds); the versions here are a
+// hash tree that grows with what is in it, in which a change copies little and in which only exact prefixes can be found.
 type forest[V keyed] struct {
-	live    *bart.Table[V] // the owner's
-	version *version[V]
+	version *version[V] // the newest
 	// ours says that version was not published yet. Parts of it are ours if they are of this epoch.
 	ours  bool
 	epoch uint64
@@ -23,8 +19,8 @@ type forest[V keyed] struct {
 
 // Sizes of the hash tree. The root doubles when leaves hold more than leafSize entries on average.
 const (
-	versionRoot = 512 // at first
-	versionMid  = 64
+	versionRoot = 256 // at first
+	versionMid  = 16
 	leafSize    = 4
 )
 
@@ -43,14 +39,14 @@ type versionPart[V keyed] struct {
 	span   int // number of places in the root when the part was made: a place and all that are span apart share it
 	// The rest is for the owner: when the part was made, and which leaves are not shared with earlier versions.
 	epoch uint64
-	own   uint64
+	own   uint16
 }
 
 // keyed is what a forest has for a prefix: it says for which.
 type keyed interface{ key() netip.Prefix }
 
 func newForest[V keyed]() *forest[V] {
-	return &forest[V]{live: new(bart.Table[V]), version: &version[V]{seed: maphash.MakeSeed(), root: make([]*versionPart[V], versionRoot)}}
+	return &forest[V]{version: &version[V]{seed: maphash.MakeSeed(), root: make([]*versionPart[V], versionRoot)}}
 }
 
 func (v *version[V]) place(p netip.Prefix) (root, mid int) {
@@ -103,7 +99,6 @@ func (v *version[V]) sorted() []netip.Prefix {
 }
 
 func (f *forest[V]) set(p netip.Prefix, value V) {
-	f.live.Insert(p, value)
 	leaf := f.leaf(p)
 	for i, e := range *leaf {
 		if e.key() == p {
@@ -116,10 +111,9 @@ func (f *forest[V]) set(p netip.Prefix, value V) {
 }
 
 func (f *forest[V]) remove(p netip.Prefix) {
-	if _, ok := f.live.Get(p); !ok {
+	if _, ok := f.version.get(p); !ok {
 		return
 	}
-	f.live.Delete(p)
 	leaf := f.leaf(p)
 	*leaf = slices.DeleteFunc(*leaf, func(e V) bool { return e.key() == p })
 	f.version.size--
@@ -163,7 +157,7 @@ func (f *forest[V]) part(r int) *versionPart[V] {
 		v.root[r] = &own
 	default: // the root was doubled since
 		for at := r % old.span; at < span; at += old.span {
-			v.root[at] = &versionPart[V]{span: span, epoch: f.epoch, own: ^uint64(0)}
+			v.root[at] = &versionPart[V]{span: span, epoch: f.epoch, own: ^uint16(0)}
 		}
 		for m, leaf := range old.leaves {
 			for _, e := range leaf {
@@ -185,15 +179,15 @@ func (f *forest[V]) publish() *version[V] {
 }
 
 // union returns the prefixes of both, each once, sorted.
-func union[A keyed, B any](a *version[A], b *bart.Table[B]) []netip.Prefix {
+func union[A, B keyed](a *version[A], b *version[B]) []netip.Prefix {
 	out := a.sorted()
 	n := len(out)
-	for p := range b.AllSorted() {
+	for p := range b.all() {
 		if _, both := a.get(p); !both {
 			out = append(out, p)
 		}
 	}
-	if len(out) > n && n > 0 {
+	if len(out) > n {
 		slices.SortFunc(out, netip.Prefix.Compare)
 	}
 	return out

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/gaissmai/bart"
 )
 
 // Ledger is what is installed: what we wrote and saw acknowledged, what an earlier run left (adopted), and what we
@@ -14,6 +16,8 @@ import (
 // Owner: one goroutine, the Syncer's. Nothing that is not in the ledger is ever removed.
 type Ledger struct {
 	held *forest[*Held]
+	// prefixes are those of held, for questions about covering and covered ones.
+	prefixes *bart.Lite
 	// swept says that what an earlier run left may go: the first sync is complete.
 	swept  bool
 	counts Installed
@@ -101,6 +105,7 @@ type Failure struct {
 func NewLedger() *Ledger {
 	return &Ledger{
 		held:     newForest[*Held](),
+		prefixes: new(bart.Lite),
 		counts:   Installed{AllowedIPs: make(map[PeerFamily]int), Moves: make(map[string]uint64)},
 		diverted: make(map[string]diversion),
 		detours:  make(map[detour]int),
@@ -120,7 +125,7 @@ func (h *holding) empty() bool {
 // change edits the entry of a prefix and returns what was held before. f gets a copy whose slices it must not modify in
 // place.
 func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
-	h, there := l.held.live.Get(p)
+	h, there := l.held.version.get(p)
 	e := edit{holding: *nothing}
 	if before = nothing; there {
 		before = h.holding
@@ -130,14 +135,18 @@ func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 	l.recount(p, before, &e.holding)
 	if e.empty() {
 		l.held.remove(p)
+		l.prefixes.Delete(p)
 		return before
 	}
-	now := l.share.holding(e.holding)
+	now := l.share.holding(&e.holding)
 	if there && l.held.unpublished(h.epoch) {
 		h.holding, h.changed, h.took = now, e.changed, e.took
 		return before
 	}
 	h = &Held{prefix: p, holding: now, changed: e.changed, took: e.took}
+	if !there {
+		l.prefixes.Insert(p)
+	}
 	l.held.set(p, h)
 	h.epoch = l.held.epoch
 	return before
@@ -287,12 +296,13 @@ func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]stru
 		}
 		return doubt
 	}
-	if h, there := l.held.live.Get(p); there { // nearly always
+	if h, there := l.held.version.get(p); there { // nearly always
 		if doubt := at(p, h); ok || doubt {
 			return peer, ok && !doubt
 		}
 	}
-	for q, h := range l.held.live.Supernets(p) {
+	for q := range l.prefixes.Supernets(p) {
+		h, _ := l.held.version.get(q)
 		if doubt := at(q, h); ok || doubt {
 			return peer, ok && !doubt
 		}
@@ -325,7 +335,8 @@ func (l *Ledger) mayBackUp(r *Row) bool {
 // MayDisallow tells whether no route needs the entry: none within its prefix points at the device, or another entry
 // takes over that is not about to go as well.
 func (l *Ledger) MayDisallow(a AllowedIP, going map[AllowedIP]struct{}) bool {
-	for p, h := range l.held.live.Subnets(a.Prefix) {
+	for p := range l.prefixes.Subnets(a.Prefix) {
+		h, _ := l.held.version.get(p)
 		if !h.uses(a.Device) {
 			continue
 		}

@@ -94,7 +94,7 @@ func (l *Ledger) Adopt(o *Observed, isPeer func(Owner) bool) {
 // the allowed-IPs that are neither ours nor desired: foreign ones, which stay.
 func (l *Ledger) Observe(o *Observed, desired *Snapshot) (drift []Drift, dirty []netip.Prefix, foreign []AllowedIP) {
 	ob := observation{l: l, o: o, desired: desired, dirty: make(map[netip.Prefix]struct{})}
-	for p, h := range l.held.live.All() {
+	for p, h := range l.held.version.all() {
 		ob.heldRoute(p, h)
 		if o.allowed != nil {
 			ob.heldAllowed(p, h)
@@ -170,7 +170,7 @@ func (ob *observation) heldRoute(p netip.Prefix, h *Held) {
 
 func (ob *observation) unknownRoutes() {
 	for p, is := range ob.o.routes {
-		if h, _ := ob.l.held.live.Get(p); h != nil && h.route != absent {
+		if h, _ := ob.l.held.version.get(p); h != nil && h.route != absent {
 			continue
 		}
 		// Before the sweep it may be an earlier run's.
@@ -180,7 +180,7 @@ func (ob *observation) unknownRoutes() {
 		ob.edit(p, func(h *edit) { h.route, h.hops, h.backup = adopted, is.Hops, is.Backup })
 	}
 	for p := range ob.o.discard {
-		if h, _ := ob.l.held.live.Get(p); h != nil && h.discard != absent {
+		if h, _ := ob.l.held.version.get(p); h != nil && h.discard != absent {
 			continue
 		}
 		if row := ob.desired.Get(p); ob.l.swept && (row == nil || !row.Discard) {
@@ -226,7 +226,7 @@ func (ob *observation) wanted(p netip.Prefix, device string) (peer string, ok bo
 func (ob *observation) unknownAllowed() {
 	for at, peer := range ob.o.allowed {
 		owner := Owner{at.device, peer}
-		if h, _ := ob.l.held.live.Get(at.prefix); h != nil && slices.ContainsFunc(h.allowed, func(a heldIP) bool { return a.Owner == owner }) {
+		if h, _ := ob.l.held.version.get(at.prefix); h != nil && slices.ContainsFunc(h.allowed, func(a heldIP) bool { return a.Owner == owner }) {
 			continue
 		}
 		is := AllowedIP{at.device, at.prefix, peer}

@@ -10,7 +10,7 @@ import (
 // all of Divert, Allow, Install, Withdraw, Disallow, Restore; each of them by prefix (see rank for the one exception) or by
 // device. It is pure.
 func Plan(desired *Snapshot, installed *Ledger) []Op {
-	return PlanPrefixes(desired, installed, union(desired.rows, installed.held.live))
+	return PlanPrefixes(desired, installed, union(desired.rows, installed.held.version))
 }
 
 // PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once, and they
@@ -74,7 +74,7 @@ func (b *planner) prefix(p netip.Prefix, row *Row, installed *Ledger) bool {
 	b.sweep = installed.swept
 	n := b.len()
 	held := nothing
-	if h, ok := installed.held.live.Get(p); ok {
+	if h, ok := installed.held.version.get(p); ok {
 		held = h.holding
 	}
 	b.plan(row, held)
@@ -98,8 +98,7 @@ func (b *planner) ops() []Op {
 
 // reset makes it ready for the next plan. What the last one took stays for it, unless that was much.
 func (b *planner) reset() {
-	const much = 1 << 14
-	if cap(b.out) > much {
+	if cap(b.out) > muchWork {
 		*b = planner{}
 	}
 	for i := range b.phases {

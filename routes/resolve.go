@@ -125,7 +125,7 @@ func (s *nextHops) replace(t *Table, old, row *Row) {
 // recount starts again under new rules, from all rows.
 func (s *nextHops) recount(t *Table) {
 	*s = nextHops{}
-	for _, r := range t.rows.live.All() {
+	for _, r := range t.rows.version.all() {
 		s.replace(t, nil, r)
 	}
 }

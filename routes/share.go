@@ -60,9 +60,10 @@ type decisionKey struct {
 }
 
 // decision returns a copy of d, the same one each time if it is a simple one.
-func (s *share) decision(d Decision) *Decision {
+func (s *share) decision(d *Decision) *Decision {
 	if len(d.Ways) > 1 || len(d.Owners) > 1 || len(d.conflicts) > 0 {
-		return &d
+		own := *d
+		return &own
 	}
 	return shared(&s.decisions, decisionKey{d.State, d.Reason, d.Source, d.Discard, first(d.Ways), d.Backup, first(d.Owners)}, d)
 }
@@ -75,9 +76,10 @@ type holdingKey struct {
 }
 
 // holding returns a copy of h, the same one each time if it is a simple one.
-func (s *share) holding(h holding) *holding {
+func (s *share) holding(h *holding) *holding {
 	if len(h.hops) > 1 || len(h.backup) > 1 || len(h.maybe) > 0 || len(h.allowed) > 1 || h.failure != nil {
-		return &h
+		own := *h
+		return &own
 	}
 	return shared(&s.holdings, holdingKey{first(h.hops), first(h.backup), h.route, h.discard, first(h.allowed)}, h)
 }
@@ -91,13 +93,14 @@ func first[E any](s []E) *E {
 }
 
 // shared returns what the map has for the key, or takes a copy of v in.
-func shared[K comparable, V any](m *map[K]*V, k K, v V) *V {
+func shared[K comparable, V any](m *map[K]*V, k K, v *V) *V {
 	if have, ok := (*m)[k]; ok {
 		return have
 	}
 	if *m == nil || len(*m) >= mostShared {
 		*m = make(map[K]*V)
 	}
-	(*m)[k] = &v
-	return &v
+	own := *v
+	(*m)[k] = &own
+	return &own
 }

@@ -62,6 +62,7 @@ type Syncer struct {
 	pending   pending
 	planner   planner
 	acting    acting
+	room      []work // for the next batch
 	failovers failovers
 	drifted   map[netip.Prefix][]DriftKind // detected and not repaired yet
 	foreign   []AllowedIP                  // at the last look, sorted
@@ -313,7 +314,12 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 	u := s.table.Apply(b)
 	s.lost(u.Losses)
 	s.snapshot = u.Snapshot
-	s.sync(ctx, u.work())
+	list := u.work(s.room)
+	s.sync(ctx, list)
+	if s.room = nil; len(list) <= muchWork {
+		clear(list)
+		s.room = list
+	}
 	end := time.Now()
 	s.quiet = end.Add(min(max(end.Sub(start), foldWindow), foldMost))
 	s.considerSweep()
@@ -368,7 +374,7 @@ func (s *Syncer) isPeer(w Owner) bool {
 
 // everything is each prefix that is desired or installed, sorted.
 func (s *Syncer) everything() []netip.Prefix {
-	return union(s.snapshot.rows, s.ledger.held.live)
+	return union(s.snapshot.rows, s.ledger.held.version)
 }
 
 // considerSweep sets when leftovers go: a moment after everybody has told everything, or at the latest after SweepAfter.

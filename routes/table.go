@@ -42,8 +42,9 @@ type Table struct {
 
 	share share
 	// Scratch space of decide.
-	picked []choice
-	owners []Owner
+	deciding Decision
+	picked   []choice
+	owners   []Owner
 }
 
 // draft is a row that is being changed, with what was there before.
@@ -117,8 +118,8 @@ func (t *Table) SetPolicy(p Policy) *Update {
 	now := time.Now()
 	old := t.rules
 	t.setRules(compileRules(p))
-	t.begin(t.rows.live.Size())
-	for q := range t.rows.live.All() {
+	t.begin(t.rows.version.size)
+	for q := range t.rows.version.all() {
 		t.touch(q, now)
 	}
 	for q := range old.claims {
@@ -345,7 +346,7 @@ func (t *Table) current(p netip.Prefix) *Row {
 	if d := t.drafts[p]; d != nil {
 		return d.row
 	}
-	if r, ok := t.rows.live.Get(p); ok {
+	if r, ok := t.rows.version.get(p); ok {
 		return r
 	}
 	return newRow(p)

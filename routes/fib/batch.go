@@ -13,6 +13,7 @@ import (
 type batch struct {
 	buf  []byte
 	reqs []request
+	done []request // those before, whose room is reused
 	// cleaning are the prefixes that have something to delete once the batch has gone through.
 	cleaning map[netip.Prefix]bool
 	onlink   map[nexthop]bool // answers of needsOnlink during one Write

@@ -231,8 +231,8 @@ func (f *FIB) flush(ctx context.Context, errs []error) {
 			err = f.req.exchange(b.buf, b.reqs)
 			f.stats.requested(b.reqs)
 		}
-		done := slices.Clone(b.reqs)
-		b.buf, b.reqs = b.buf[:0], b.reqs[:0]
+		done := b.reqs
+		b.buf, b.reqs, b.done = b.buf[:0], b.done[:0], done
 		clear(b.cleaning)
 		for _, r := range done {
 			if r.err = cmp.Or(err, harmless(r)); r.err != nil {
