@@ -57,6 +57,7 @@ type loop struct {
 	bfdOn     bool      // there is a BFD session
 	monitorAt time.Time
 	eventAt   time.Time
+	flood     flood
 }
 
 // timed makes one call into GoBGP.

@@ -43,16 +43,34 @@ func (q *inquiry) asked(now time.Time, events uint64, last time.Time, pace time.
 	*q = inquiry{at: now, pace: pace, seen: events, late: now.Sub(last) < right}
 }
 
+// flood tells whether a table comes in. While it does, what is advertised is not counted: that walks all of the table, with
+// GoBGP standing still, and would be wrong a moment later.
+type flood struct {
+	on   bool
+	at   time.Time // of the last look
+	seen uint64    // events then
+}
+
+// look counts events, once a second.
+func (f *flood) look(now time.Time, events uint64) {
+	const many = 500 // a second
+	if took := now.Sub(f.at); took >= time.Second {
+		f.on = !f.at.IsZero() && float64(events-f.seen) > many*took.Seconds()
+		f.at, f.seen = now, events
+	}
+}
+
 // poll refreshes message counters, queues and timers, and less often the number of advertised prefixes.
 func (l *loop) poll(now time.Time) {
 	events := l.view.events.Load() // before GoBGP answers, so that what happens meanwhile counts as new
 	if l.events != events {
 		l.events, l.eventAt = events, now
 	}
+	l.flood.look(now, events)
 	if !l.polled.due(now, events, pollRest) {
 		return
 	}
-	advertised := l.advised.due(now, events, adviseRest)
+	advertised := l.advised.due(now, events, adviseRest) && (!l.flood.on || now.Sub(l.advised.at) >= adviseRest)
 	answers := map[netip.Addr]polled{}
 	begin := time.Now()
 	err := l.timed(func() error {
@@ -97,7 +115,7 @@ var firstCounts = []time.Duration{0, 2 * time.Second}
 
 // count asks how much is advertised on a session that came up a moment ago: without it, the session would show none until the next round.
 func (l *loop) count(now time.Time) {
-	if now.Before(l.countAt) {
+	if now.Before(l.countAt) || l.flood.on {
 		return
 	}
 	n, life := l.view.toCount(now)

@@ -33,6 +33,27 @@ func TestInquiry(t *testing.T) {
 	}
 }
 
+// A flood begins and ends with the rate of events.
+func TestFlood(t *testing.T) {
+	var f flood
+	events, now := uint64(5000), time.Unix(1_000_000_000, 0)
+	var got []int
+	for tick := range 80 { // ten a second
+		switch {
+		case tick >= 20 && tick < 40:
+			events += 100
+		case tick%10 == 0:
+			events += 300 // now and then
+		}
+		if f.look(now.Add(time.Duration(tick)*100*time.Millisecond), events); f.on {
+			got = append(got, tick)
+		}
+	}
+	if len(got) != 20 || got[0] != 30 || got[19] != 49 {
+		t.Errorf("a flood in ticks %v, want 30 to 49", got)
+	}
+}
+
 // What is advertised on a session is counted as soon as it is up, and again when what was learned meanwhile is in. The round of all
 // neighbours, which is long, is not waited for.
 func TestFirstCount(t *testing.T) {

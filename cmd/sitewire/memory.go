@@ -21,12 +21,13 @@ import (
 // 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
 // a heap is a million and a half small objects. While it is busy that would be too dear: a table of 100,000 routes took
 // twice the time of both cores for it. So when collections follow each other in less than hurry, the heap may grow by
-// smallHeap, or by busyPercent if that is more, until they would not.
+// smallHeap, or by busyPercent if that is more, until they would not. (A shorter hurry does not do: where collections are what
+// makes everything slow, they become rare enough.)
 const (
 	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 50
-	busyPercent             = 75
-	hurry                   = 500 * time.Millisecond
+	busyPercent             = 100
+	hurry                   = 3 * time.Second
 )
 
 // After quietLooks of lookEvery in which not more than quietRate bytes a second were allocated, memory is returned to the

@@ -26,6 +26,9 @@ import (
 // hubDevice is the one device that all spokes share.
 const hubDevice = "wg0"
 
+// hubInside4 is the hub's address in the tunnels, if sessions run over IPv4.
+var hubInside4 = netip.MustParseAddr("10.99.0.1")
+
 // probePort takes the datagrams that show where a prefix's packets arrive.
 const probePort = 9
 
@@ -40,6 +43,7 @@ type spoke struct {
 	ns           *netns.NS
 	key          wg.Secret
 	ll           netip.Addr // without a zone
+	inside4      netip.Addr // of the tunnel, if sessions run over IPv4
 	host4, host6 netip.Addr // addresses of lo, in the prefixes that stay
 	bgp          *bgptest.Peer
 }
@@ -49,6 +53,7 @@ type hub struct {
 	*site
 	d        *daemon
 	inKernel bool // tunnels are the kernel's, at all ends
+	ipv4     bool // see hubOptions
 	spokes   []*spoke
 	// prefixes are all prefixes that spokes announce, and owner the spoke that should carry each.
 	prefixes []netip.Prefix
@@ -111,20 +116,31 @@ func newHub(t testing.TB, spokes int) *hub {
 // newHubWith is newHub with another policy for the spokes; `many` is hub that takes more prefixes from one.
 func newHubWith(t testing.TB, spokes int, policy string) *hub {
 	t.Helper()
-	return newHubOn(t, newLab(t), spokes, policy, config.BackendUserspace)
+	return newHubOn(t, newLab(t), spokes, hubOptions{policy: policy, backend: config.BackendUserspace})
 }
 
-func newHubOn(t testing.TB, l *lab, spokes int, policy string, backend config.Backend) *hub {
+// hubOptions say how a hub reaches its spokes.
+type hubOptions struct {
+	policy  string
+	backend config.Backend
+	ipv4    bool // sessions run over IPv4, and carry nothing else
+}
+
+func newHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
 	t.Helper()
-	h := &hub{site: l.site("hub"), inKernel: backend == config.BackendKernel, random: rand.New(rand.NewPCG(1, 2))}
+	h := &hub{site: l.site("hub"), inKernel: o.backend == config.BackendKernel, ipv4: o.ipv4, random: rand.New(rand.NewPCG(1, 2))}
 	var yaml strings.Builder
 	yaml.WriteString(h.head())
 	fmt.Fprintf(&yaml, "  device: %s\n  backend: %s\nbgp: { hold_time: 90s }\n"+
-		"policies:\n  many: { extends: hub, max_prefixes_ipv4: 2000, max_prefixes_ipv6: 2000 }\npeers:\n", hubDevice, backend)
+		"policies:\n  many: { extends: hub, max_prefixes_ipv4: 2000, max_prefixes_ipv6: 2000 }\npeers:\n", hubDevice, o.backend)
 	for i := range spokes {
 		s := h.spoke(i)
 		h.spokes = append(h.spokes, s)
-		fmt.Fprintf(&yaml, "  %s: { public_key: %s, asn: %d, policy: %s }\n", s.name, s.key.Public(), s.asn, policy)
+		tunnel := ""
+		if h.ipv4 {
+			tunnel = fmt.Sprintf(", tunnel: { local: %v, remote: %v }", hubInside4, s.inside4)
+		}
+		fmt.Fprintf(&yaml, "  %s: { public_key: %s, asn: %d, policy: %s%s }\n", s.name, s.key.Public(), s.asn, o.policy, tunnel)
 	}
 	h.d = h.run(yaml.String())
 	for _, s := range h.spokes {
@@ -149,7 +165,7 @@ func (h *hub) spoke(i int) *spoke {
 	s := &spoke{
 		name: fmt.Sprintf("spoke-%02d", i), asn: 4242421000 + uint32(i),
 		host4: netip.AddrFrom4([4]byte{10, 100, byte(i), 1}),
-		host6: netip.MustParseAddr(fmt.Sprintf("fd00:100:%x::1", i)),
+		host6: netip.MustParseAddr(fmt.Sprintf("fd00:100:%x::1", i)), inside4: netip.AddrFrom4([4]byte{10, 99, 1, byte(i)}),
 	}
 	s.ns = nstest.NS(t, s.name)
 	var err error
@@ -182,7 +198,12 @@ func (h *hub) spoke(i int) *spoke {
 	must(t, s.ns.Addr(hubDevice, netip.PrefixFrom(s.ll, 64)))
 	must(t, s.ns.Up(hubDevice))
 	must(t, s.ns.Addr("lo", netip.PrefixFrom(s.host4, 32), netip.PrefixFrom(s.host6, 128)))
-	for _, p := range []netip.Prefix{h.lan4, h.lan6} {
+	inside := []netip.Prefix{h.lan4, h.lan6}
+	if h.ipv4 {
+		must(t, s.ns.Addr(hubDevice, netip.PrefixFrom(s.inside4, 32)))
+		inside = append(inside, netip.PrefixFrom(hubInside4, 32))
+	}
+	for _, p := range inside {
 		must(t, s.ns.Route(p, netip.Addr{}, hubDevice))
 	}
 	for _, p := range []netip.Prefix{mobile4, mobile6} {
@@ -191,7 +212,7 @@ func (h *hub) spoke(i int) *spoke {
 	return s
 }
 
-// connect opens the BGP session of a spoke, over link-local addresses that follow from the keys.
+// connect opens the BGP session of a spoke, over link-local addresses that follow from the keys, or over IPv4.
 func (h *hub) connect(s *spoke) {
 	t := h.t
 	t.Helper()
@@ -199,11 +220,15 @@ func (h *hub) connect(s *spoke) {
 	must(t, err)
 	// By number: package net would look the name up in any namespace.
 	zone := strconv.Itoa(i)
+	options := bgptest.Options{
+		Local: s.ll.WithZone(zone), Remote: netip.AddrPortFrom(config.LinkLocal(h.pub()).WithZone(zone), 179),
+		ASN: s.asn, IPv4: true, IPv6: true, ExtendedNextHop: true,
+	}
+	if h.ipv4 {
+		options = bgptest.Options{Local: s.inside4, Remote: netip.AddrPortFrom(hubInside4, 179), ASN: s.asn, IPv4: true}
+	}
 	must(t, s.ns.Do(func() (err error) {
-		s.bgp, err = bgptest.Dial(t.Context(), bgptest.Options{
-			Local: s.ll.WithZone(zone), Remote: netip.AddrPortFrom(config.LinkLocal(h.pub()).WithZone(zone), 179),
-			ASN: s.asn, IPv4: true, IPv6: true, ExtendedNextHop: true,
-		})
+		s.bgp, err = bgptest.Dial(t.Context(), options)
 		return err
 	}))
 	t.Cleanup(s.bgp.Close)

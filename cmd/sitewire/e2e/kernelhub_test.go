@@ -25,7 +25,7 @@ const (
 // TestKernelMoves: prefixes move between the peers of one kernel device, are taken away and come back, ten thousand times. Packets to prefixes
 // that stay are all answered meanwhile, and those to the others come out at the spoke that had the prefix or at the one that gets it.
 func TestKernelMoves(t *testing.T) {
-	h := newHubOn(t, newKernelLab(t), kernelSpokes, "many", config.BackendKernel)
+	h := newHubOn(t, newKernelLab(t), kernelSpokes, hubOptions{policy: "many", backend: config.BackendKernel})
 	h.stable()
 	first := len(h.prefixes)
 	h.mobile(kernelMobiles)
