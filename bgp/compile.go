@@ -60,28 +60,52 @@ type compiler struct {
 	lists   [2][]*api.Statement
 	prints  [2]map[netip.Addr]uint64
 	common  [2]uint64
-	sources map[string]bool // sources that export rules ask for
-	tables  []string        // of payloads, that import rules ask for and somebody fills
+	all     []netip.Addr               // of members
+	learned []api.Conditions_RouteType // those of routes that are not our own
+	tags    sourceTags
+	tables  []string // of payloads, that import rules ask for and somebody fills
 	errs    []error
 }
 
-// compile translates the policies of the members. own and endpoints are for the fixed refusals.
-func compile(members []member, own []netip.Prefix, endpoints []netip.Addr) (*compiled, error) {
-	c := &compiler{sets: map[string]*api.DefinedSet{}, sources: map[string]bool{}}
-	c.prints = [2]map[netip.Addr]uint64{{}, {}}
+// sourceTags tells which routes are marked with their source on the way in. Those from the LAN are, if anything asks for sources:
+// what is learned and has no such mark came through a tunnel. That a rule wants both a tunnel and communities cannot be said
+// so, because GoBGP's statements have one condition on communities: then tunnels are marked too.
+type sourceTags struct{ lan, tunnel bool }
+
+// tagging decides which tags are needed.
+func tagging(members []member) sourceTags {
+	asked, both, lan := false, false, false
 	for _, m := range members {
-		c.sources[policy.SourceTunnel] = c.sources[policy.SourceTunnel] || m.internal
-		if m.policy != nil {
-			for _, r := range m.policy.Export {
-				c.sources[r.Match.Source] = true
-			}
+		asked, lan = asked || m.internal, lan || !m.tunnel
+		if m.policy == nil {
+			continue
 		}
+		for i := range m.policy.Export {
+			match := &m.policy.Export[i].Match
+			learned := match.Source == policy.SourceTunnel || match.Source == policy.SourceLAN
+			asked = asked || learned
+			both = both || match.Source == policy.SourceTunnel && len(match.Communities) > 0
+		}
+	}
+	return sourceTags{lan: asked && lan, tunnel: both}
+}
+
+// compile translates the policies of the members. own and endpoints are for the fixed refusals. Silent announces nothing.
+func compile(members []member, own []netip.Prefix, endpoints []netip.Addr, silent bool) (*compiled, error) {
+	c := &compiler{sets: map[string]*api.DefinedSet{}, all: addresses(members), tags: tagging(members)}
+	c.prints = [2]map[netip.Addr]uint64{{}, {}}
+	c.learned = []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL}
+	if slices.ContainsFunc(members, func(m member) bool { return m.internal }) {
+		c.learned = append(c.learned, api.Conditions_ROUTE_TYPE_INTERNAL)
 	}
 	if err := prependable(members); err != nil {
 		return nil, err
 	}
 	c.useTables(members)
 	c.imports(members, own, endpoints)
+	if silent {
+		c.add(exp, nil, &api.Conditions{}, reject())
+	}
 	c.exports(members)
 	if err := errors.Join(c.errs...); err != nil {
 		return nil, err
@@ -131,21 +155,16 @@ func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []net
 		}
 	}
 	c.origins(members)
-	c.refuse(nil, policy.Martians())
-	var covering []policy.PrefixRange
+	never := policy.Martians() // and what covers the tunnels' ends
 	for _, e := range endpoints {
-		e = e.WithZone("").Unmap()
-		shortest := 8
-		if e.Is6() {
-			shortest = 7
-		}
-		for bits := shortest; bits <= e.BitLen(); bits++ {
-			if p, err := e.Prefix(bits); err == nil {
-				covering = append(covering, policy.Exactly(p))
-			}
+		for _, p := range covering(e) {
+			never = append(never, policy.Exactly(p))
 		}
 	}
-	c.refuse(nil, covering)
+	// Endpoints change with handshakes, and concern few routes: the view finds those, and their neighbours.
+	print := c.common[in]
+	c.refuse(nil, never)
+	c.common[in] = print
 	c.add(in, nil, &api.Conditions{AsPathSet: c.set(api.DefinedType_DEFINED_TYPE_AS_PATH, anyOf, "_0_")}, reject())
 	for _, g := range group(members, func(m member) string { return fmt.Sprint(m.internal, m.asns) }) {
 		if m := g[0]; !m.internal {
@@ -161,38 +180,53 @@ func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []net
 	}
 }
 
+// covering returns the prefixes that would take packets to a tunnel's end into a tunnel: all that contain it but default routes.
+func covering(e netip.Addr) []netip.Prefix {
+	e = e.WithZone("").Unmap()
+	shortest := 8
+	if e.Is6() {
+		shortest = 7
+	}
+	var out []netip.Prefix
+	for bits := shortest; bits <= e.BitLen(); bits++ {
+		if p, err := e.Prefix(bits); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func (c *compiler) importGroup(g []member, own []netip.Prefix) {
 	m, to := g[0], addresses(g)
 	p := m.policy
 	if p == nil || len(p.Import) == 0 {
 		return // the default rejects
 	}
+	var refused []policy.PrefixRange
 	if !p.AllowDefault {
-		c.refuse(to, []policy.PrefixRange{
-			{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Min: 0, Max: 7},
-			{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Min: 0, Max: 6},
-		})
+		refused = append(refused,
+			policy.PrefixRange{Prefix: netip.PrefixFrom(netip.IPv4Unspecified(), 0), Min: 0, Max: 7},
+			policy.PrefixRange{Prefix: netip.PrefixFrom(netip.IPv6Unspecified(), 0), Min: 0, Max: 6})
 	}
-	var mine []policy.PrefixRange
 	for _, o := range own {
 		r := policy.Exactly(o)
 		if short := o.Bits() < 7 || o.Addr().Is4() && o.Bits() < 8; !p.AllowOwnParts && !short {
 			r = policy.OrLonger(o)
 		}
-		mine = append(mine, r)
+		refused = append(refused, r)
 	}
-	c.refuse(to, mine)
+	c.refuse(to, refused)
 	c.add(in, to, &api.Conditions{AsPathSet: c.set(api.DefinedType_DEFINED_TYPE_AS_PATH, anyOf, fmt.Sprintf("_%d_", m.localASN))}, reject())
 	longest := p.MaxASPath
 	if longest == 0 {
 		longest = policy.DefaultMaxASPath
 	}
 	c.add(in, to, &api.Conditions{AsPathLength: &api.AsPathLength{Type: api.Comparison_COMPARISON_GE, Length: uint32(longest) + 1}}, reject())
-	source, mark := policy.SourceLAN, uint32(markLAN)
+	source, mark, tagged := policy.SourceLAN, uint32(markLAN), c.tags.lan
 	if m.tunnel {
-		source, mark = policy.SourceTunnel, markTunnel
+		source, mark, tagged = policy.SourceTunnel, markTunnel, c.tags.tunnel
 	}
-	if c.sources[source] {
+	if tagged {
 		c.add(in, to, &api.Conditions{}, &api.Actions{Community: &api.CommunityAction{Type: api.CommunityAction_TYPE_ADD, Communities: []string{standard(mark)}}})
 	}
 	c.rules(in, m, to, source)
@@ -211,11 +245,11 @@ func (c *compiler) exports(members []member) {
 		}, accept())
 	}
 	c.refuseOut(policy.Martians())
-	for _, learned := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL, api.Conditions_ROUTE_TYPE_INTERNAL} {
+	for _, learned := range c.learned {
 		c.add(exp, nil, &api.Conditions{RouteType: learned, CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, "^65535:65282$")}, reject())
 	}
 	if to := addresses(external); len(to) > 0 {
-		for _, learned := range []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_EXTERNAL, api.Conditions_ROUTE_TYPE_INTERNAL} {
+		for _, learned := range c.learned {
 			c.add(exp, to, &api.Conditions{
 				RouteType:    learned,
 				CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, "^65535:65281$", "^65535:65283$"),
@@ -224,8 +258,9 @@ func (c *compiler) exports(members []member) {
 	}
 	// A next hop behind a tunnel means nothing to an iBGP neighbour: we are the next hop.
 	if to := addresses(internal); len(to) > 0 {
-		c.add(exp, to, &api.Conditions{CommunitySet: c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, anyOf, exactly(standard(markTunnel)))},
-			&api.Actions{Nexthop: &api.NexthopAction{Self: true}})
+		for _, learned := range c.learned {
+			c.add(exp, to, &api.Conditions{RouteType: learned, CommunitySet: c.fromTunnel()}, &api.Actions{Nexthop: &api.NexthopAction{Self: true}})
+		}
 	}
 	for f := range families {
 		var held []netip.Addr
@@ -270,18 +305,21 @@ func (c *compiler) rejectRanges(dir int, who []netip.Addr, list []policy.PrefixR
 	}
 }
 
+// fromTunnel matches what came through a tunnel, among routes that are not our own.
+func (c *compiler) fromTunnel() *api.MatchSet {
+	return c.set(api.DefinedType_DEFINED_TYPE_COMMUNITY, api.MatchSet_TYPE_INVERT, exactly(standard(markLAN)))
+}
+
 // add appends a statement for these neighbours, or for all if there are none.
 func (c *compiler) add(dir int, who []netip.Addr, cond *api.Conditions, act *api.Actions) {
 	print := fingerprint(cond.String(), act.String())
 	if who == nil {
 		c.common[dir] = c.common[dir]*31 + print
 	} else {
-		list := make([]string, len(who))
-		for i, a := range who {
-			list[i] = netip.PrefixFrom(a, a.BitLen()).String()
+		for _, a := range who {
 			c.prints[dir][a] = c.prints[dir][a]*31 + print
 		}
-		cond.NeighborSet = c.set(api.DefinedType_DEFINED_TYPE_NEIGHBOR, anyOf, list...)
+		cond.NeighborSet = c.neighbours(who)
 	}
 	c.lists[dir] = append(c.lists[dir], &api.Statement{Conditions: cond, Actions: act})
 }
@@ -296,6 +334,24 @@ func (c *compiler) set(kind api.DefinedType, match api.MatchSet_Type, list ...st
 	name := fmt.Sprintf("%d-%x", kind, fingerprint(list...))
 	c.addSet(&api.DefinedSet{DefinedType: kind, Name: name, List: list})
 	return &api.MatchSet{Type: match, Name: name}
+}
+
+// neighbours matches some of the members' addresses; nil matches all. GoBGP compares with one after the other for each route, so
+// of many the others are named.
+func (c *compiler) neighbours(who []netip.Addr) *api.MatchSet {
+	match := anyOf
+	if len(who) == len(c.all) {
+		return nil
+	}
+	if 2*len(who) > len(c.all) {
+		match = api.MatchSet_TYPE_INVERT
+		who = slices.DeleteFunc(slices.Clone(c.all), func(a netip.Addr) bool { return slices.Contains(who, a) })
+	}
+	list := make([]string, len(who))
+	for i, a := range who {
+		list[i] = netip.PrefixFrom(a, a.BitLen()).String()
+	}
+	return c.set(api.DefinedType_DEFINED_TYPE_NEIGHBOR, match, list...)
 }
 
 func (c *compiler) addSet(s *api.DefinedSet) {

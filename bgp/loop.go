@@ -44,14 +44,14 @@ type loop struct {
 	// restart.
 	restartEnds time.Time
 	before      Restart
+	gathering   gathering
 
 	published time.Time
 	refitted  time.Time
 	refitPace time.Duration
 	polled    inquiry   // into counters
 	answered  time.Time // when GoBGP last answered it
-	advised   inquiry   // into what is advertised
-	countAt   time.Time // not before it, into what is advertised on a fresh session
+	countAt   time.Time // not before it, into what is advertised on a session
 	events    uint64    // view.events when last looked at
 	bfdFor    uint64    // view.upOrDown that BFD sessions are in step with
 	bfdOn     bool      // there is a BFD session
@@ -146,6 +146,7 @@ func (l *loop) follow() {
 		l.refitted = now
 		l.view.refit()
 	}
+	l.gather(now)
 	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals(), l.settle()); err != nil {
 		l.log.Error("GoBGP refused an order", "err", err)
 	}
@@ -160,6 +161,9 @@ func (l *loop) follow() {
 // wait returns how long the loop may sleep if nothing wakes it.
 func (l *loop) wait() time.Duration {
 	next := time.Now().Add(publishEvery)
+	if l.gathering.on && !l.gathering.firstUp.IsZero() {
+		next = time.Now().Add(gatherEvery)
+	}
 	for _, p := range l.peers {
 		if !p.added && p.next.Before(next) && !p.next.IsZero() {
 			next = p.next
@@ -186,8 +190,12 @@ func (l *loop) policies() error {
 	}
 	l.view.recompile = false
 	list := members(l.config, l.view)
+	moved := map[netip.Addr]bool{} // addresses whose single refusals change with this
+	for _, n := range l.view.order {
+		moved[n.bare], n.uncovered = moved[n.bare] || n.uncovered, false
+	}
 	l.view.mu.Unlock()
-	next, err := compile(list, l.config.Own, l.config.Endpoints)
+	next, err := compile(list, l.config.Own, l.config.Endpoints, l.gathering.on)
 	if err != nil {
 		return fmt.Errorf("policies: %w", err)
 	}
@@ -212,7 +220,6 @@ func (l *loop) policies() error {
 			}
 		}
 	}
-	moved := map[netip.Addr]bool{} // addresses whose single refusals changed with this
 	for r := range refused {
 		moved[r.address] = moved[r.address] || !l.refused[r]
 	}
@@ -327,7 +334,7 @@ func (l *loop) softResets() {
 		if !p.in && !p.out || time.Now().Before(p.next) {
 			continue
 		}
-		held := p.out && l.holdsBack(address, l.peers[address])
+		held := p.out && (l.gathering.on || l.holdsBack(address, l.peers[address]))
 		if held && !p.in {
 			p.next = time.Now().Add(deferEvery)
 			continue

@@ -47,7 +47,7 @@ func (c *compiler) rule(dir int, m member, to []netip.Addr, source string, r *po
 		}
 		return nil
 	}
-	strip := dir == exp && r.Action == policy.Accept && (c.sources[policy.SourceTunnel] || c.sources[policy.SourceLAN] || len(c.tables) > 0)
+	strip := dir == exp && r.Action == policy.Accept && (c.tags != sourceTags{} || len(c.tables) > 0)
 	stages := c.stages(dir, m, &r.Set)
 	if r.Action == policy.Next && len(stages) == 0 {
 		return nil
@@ -94,6 +94,7 @@ func (c *compiler) rule(dir int, m member, to []netip.Addr, source string, r *po
 func (c *compiler) conditions(dir int, m member, source string, r *policy.Rule) ([]*api.Conditions, error) {
 	match := &r.Match
 	base := api.Conditions{}
+	types := []api.Conditions_RouteType{api.Conditions_ROUTE_TYPE_UNSPECIFIED}
 	var tag string
 	switch {
 	case match.Source == "":
@@ -101,9 +102,11 @@ func (c *compiler) conditions(dir int, m member, source string, r *policy.Rule) 
 		return nil, nil
 	case dir == in:
 	case match.Source == policy.SourceOwn:
-		base.RouteType = api.Conditions_ROUTE_TYPE_LOCAL
-	case match.Source == policy.SourceTunnel:
+		types[0] = api.Conditions_ROUTE_TYPE_LOCAL
+	case match.Source == policy.SourceTunnel && len(match.Communities) > 0:
 		tag = exactly(standard(markTunnel))
+	case match.Source == policy.SourceTunnel:
+		types, base.CommunitySet = c.learned, c.fromTunnel()
 	case match.Source == policy.SourceLAN:
 		tag = exactly(standard(markLAN))
 	}
@@ -135,10 +138,11 @@ func (c *compiler) conditions(dir int, m member, source string, r *policy.Rule) 
 	}
 	var out []*api.Conditions
 	for _, family := range c.byFamily(dir, m, r) {
-		for _, k := range kinds {
+		for n := range len(kinds) * len(types) {
+			k := kinds[n%len(kinds)]
 			cond := &api.Conditions{
-				RouteType: base.RouteType, AsPathSet: base.AsPathSet, AsPathLength: base.AsPathLength,
-				PrefixSet: family.PrefixSet, AfiSafiIn: family.AfiSafiIn,
+				RouteType: types[n/len(kinds)], AsPathSet: base.AsPathSet, AsPathLength: base.AsPathLength,
+				PrefixSet: family.PrefixSet, AfiSafiIn: family.AfiSafiIn, CommunitySet: base.CommunitySet,
 			}
 			switch {
 			case k.std != nil && tag != "":

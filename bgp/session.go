@@ -34,6 +34,8 @@ type session struct {
 	polled       polled
 	// counts is how often what is advertised was counted early in this establishment; see firstCounts.
 	counts int
+	// advised is the last question about it; the loop's.
+	advised inquiry
 	// ignore what GoBGP says until it begins anew: we took the session away, and events of its last moments may follow
 	// the one of its end.
 	ignore bool

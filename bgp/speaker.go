@@ -147,6 +147,7 @@ func (s *Speaker) Run(ctx context.Context, restart *Restart) error {
 	if restart != nil {
 		l.before, l.restartEnds = *restart, time.Now().Add(restartTime(first))
 	}
+	l.gathering.begin(first, restart != nil)
 	go l.gobgp.Serve()
 	watching, unwatch := context.WithCancel(context.WithoutCancel(ctx))
 	defer func() {

@@ -90,7 +90,7 @@ func Validate(c Config) error {
 	if len(errs) > 0 {
 		return errors.Join(errs...)
 	}
-	_, err := compile(members(c, nil), c.Own, c.Endpoints)
+	_, err := compile(members(c, nil), c.Own, c.Endpoints, false)
 	return err
 }
 

@@ -87,6 +87,8 @@ type neighbour struct {
 	siblings []*neighbour // others with the same address but for the zone
 	// everRefused keeps the statement that refuses single prefixes in GoBGP's policy.
 	everRefused bool
+	// uncovered asks for a soft reset: it sent a prefix that covers a tunnel's end that came or went.
+	uncovered bool
 	// tables that the policy asks for validities, kinds of sets that this takes, and those that ever had a member.
 	tables     []string
 	kinds      map[tagKind]bool
@@ -135,7 +137,7 @@ func newView(sink Sink, wake func()) *view {
 func (v *view) setConfig(c Config) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	origins, before := origins(c.Origins), v.config.Origins
+	origins, before, endpoints := origins(c.Origins), v.config.Origins, exclusive(v.config.Endpoints, c.Endpoints)
 	v.config, v.multipath = c, c.MaxPaths > 1
 	var compiled []*policy.Policy
 	byName, byAddr := map[string]*neighbour{}, map[netip.Addr]*neighbour{}
@@ -190,12 +192,36 @@ func (v *view) setConfig(c Config) {
 			v.reevaluate(n)
 		case len(n.tables) > 0 && c.Origins != before:
 			v.revalidate(n, before.Changes(c.Origins, n.tables))
+			v.uncover(n, endpoints)
+		default:
+			v.uncover(n, endpoints)
 		}
 	}
 	v.dirty, v.recompile = true, true
 	v.upOrDown++
 	v.events.Add(1)
 	v.wake()
+}
+
+// exclusive returns what only one of the lists has.
+func exclusive(a, b []netip.Addr) []netip.Addr {
+	not := func(list []netip.Addr) func(netip.Addr) bool {
+		return func(e netip.Addr) bool { return slices.Contains(list, e) }
+	}
+	return append(slices.DeleteFunc(slices.Clone(a), not(b)), slices.DeleteFunc(slices.Clone(b), not(a))...)
+}
+
+// uncover judges again what covers tunnels' ends that came or went.
+func (v *view) uncover(n *neighbour, endpoints []netip.Addr) {
+	for _, e := range endpoints {
+		for _, p := range covering(e) {
+			f := routes.FamilyOf(p)
+			if path, ok := n.in[f].entries[p]; ok {
+				v.put(n, f, p, path)
+				n.uncovered = true
+			}
+		}
+	}
 }
 
 // setLiveness notes whether tunnels carry packets; the loop does the rest.
@@ -240,7 +266,7 @@ func intern(compiled *[]*policy.Policy, p *policy.Policy) *policy.Policy {
 
 func equalContext(a, b *policy.Context) bool {
 	return a.LocalASN == b.LocalASN && a.NeighbourASN == b.NeighbourASN && a.Neighbour == b.Neighbour &&
-		slices.Equal(a.NextHops, b.NextHops) && slices.Equal(a.Own, b.Own) && slices.Equal(a.Endpoints, b.Endpoints)
+		slices.Equal(a.NextHops, b.NextHops) && slices.Equal(a.Own, b.Own)
 }
 
 // forget drops a neighbour that is no longer configured, with its paths. What GoBGP still says about it is ignored.

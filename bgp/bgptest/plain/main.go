@@ -2,8 +2,10 @@
 //
 // Job: take routes from passive sessions and watch best paths, as the smallest program around the library would.
 // Owner: the benchmark that runs it.
-// Inputs: its own ASN and router ID, a neighbour's address and ASN, and how many best paths to wait for.
-// Outputs: one line "ready" when it listens, and one line with the time (Unix, nanoseconds) of the last best path.
+// Inputs: its own ASN and router ID, a neighbour's address and ASN, how many best paths to wait for, and perhaps how many
+// neighbours there are: those after the first have the addresses and ASNs that follow, and everything goes on to all.
+// Outputs: one line "ready" when it listens, and one line with the time (Unix, nanoseconds) of the last best path; of many
+// neighbours that is the one after which none came for a second.
 // Invariants: no policy, no FIB, no state but GoBGP's and a counter.
 package main
 
@@ -29,21 +31,23 @@ func main() {
 }
 
 func run(args []string) error {
-	if len(args) != 5 {
-		return fmt.Errorf("want ASN ROUTER-ID NEIGHBOUR NEIGHBOUR-ASN PATHS, got %q", args)
+	if len(args) == 5 {
+		args = append(args, "1")
 	}
-	var numbers [3]int
-	for i, a := range []string{args[0], args[3], args[4]} {
+	if len(args) != 6 {
+		return fmt.Errorf("want ASN ROUTER-ID NEIGHBOUR NEIGHBOUR-ASN PATHS [NEIGHBOURS], got %q", args)
+	}
+	var numbers [4]int
+	for i, a := range []string{args[0], args[3], args[4], args[5]} {
 		n, err := strconv.ParseUint(a, 10, 32)
 		if err != nil {
 			return err
 		}
 		numbers[i] = int(n)
 	}
-	for _, a := range args[1:3] {
-		if _, err := netip.ParseAddr(a); err != nil {
-			return err
-		}
+	neighbour, err := netip.ParseAddr(args[2])
+	if err != nil {
+		return err
 	}
 	ctx := context.Background()
 	s := server.NewBgpServer(server.LoggerOption(slog.New(slog.DiscardHandler), new(slog.LevelVar)))
@@ -52,22 +56,43 @@ func run(args []string) error {
 		return err
 	}
 	seen, done := 0, make(chan time.Time, 1)
-	err := s.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
-		if seen < numbers[2] && seen+len(paths) >= numbers[2] {
+	err = s.WatchEvent(ctx, server.WatchEventMessageCallbacks{OnBestPath: func(paths []*apiutil.Path, _ time.Time) {
+		if seen += len(paths); seen >= numbers[2] && len(paths) > 0 {
+			select {
+			case <-done: // an earlier one
+			default:
+			}
 			done <- time.Now()
 		}
-		seen += len(paths)
 	}}, server.WatchBestPath(true))
 	if err != nil {
 		return err
 	}
-	if err := s.AddPeer(ctx, &api.AddPeerRequest{Peer: &api.Peer{
-		Conf:      &api.PeerConf{NeighborAddress: args[2], PeerAsn: uint32(numbers[1])},
-		Transport: &api.Transport{PassiveMode: true},
-	}}); err != nil {
-		return err
+	for i := range numbers[3] {
+		p := &api.Peer{
+			Conf:      &api.PeerConf{NeighborAddress: neighbour.String(), PeerAsn: uint32(numbers[1] + i)},
+			Transport: &api.Transport{PassiveMode: true},
+		}
+		if neighbour.Is6() {
+			for _, afi := range []api.Family_Afi{api.Family_AFI_IP, api.Family_AFI_IP6} {
+				p.AfiSafis = append(p.AfiSafis, &api.AfiSafi{Config: &api.AfiSafiConfig{Enabled: true, Family: &api.Family{Afi: afi, Safi: api.Family_SAFI_UNICAST}}})
+			}
+		}
+		if err := s.AddPeer(ctx, &api.AddPeerRequest{Peer: p}); err != nil {
+			return err
+		}
+		neighbour = neighbour.Next()
 	}
 	fmt.Println("ready")
-	fmt.Println((<-done).UnixNano())
+	last := <-done
+	for numbers[3] > 1 {
+		select {
+		case last = <-done:
+			continue
+		case <-time.After(time.Second):
+		}
+		break
+	}
+	fmt.Println(last.UnixNano())
 	select {} // whoever started it looks at its memory, and then ends it
 }

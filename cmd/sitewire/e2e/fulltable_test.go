@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -131,13 +129,7 @@ func (c *cabled) table(n int) *bgptest.Table {
 // loadGoBGP is an embedded GoBGP alone.
 func loadGoBGP(b testing.TB, n int) load {
 	c := newCabled(b)
-	program := filepath.Join(b.TempDir(), "plain")
-	build := exec.Command("go", "build", "-o", program, "sitewire/bgp/bgptest/plain")
-	build.Env = append(os.Environ(), "GOPROXY=off")
-	if out, err := build.CombinedOutput(); err != nil {
-		b.Fatalf("build: %v\n%s", err, out)
-	}
-	cmd := c.gateway.Command(b.Context(), program, strconv.Itoa(cabledASN), cabledAddr, neighbourAddr, strconv.Itoa(neighbourASN), strconv.Itoa(n))
+	cmd := c.gateway.Command(b.Context(), buildPlain(b), strconv.Itoa(cabledASN), cabledAddr, neighbourAddr, strconv.Itoa(neighbourASN), strconv.Itoa(n))
 	cmd.Stderr = os.Stderr
 	out, err := cmd.StdoutPipe()
 	must(b, err)

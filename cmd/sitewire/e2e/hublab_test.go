@@ -128,6 +128,30 @@ type hubOptions struct {
 
 func newHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
 	t.Helper()
+	h := newIdleHubOn(t, l, spokes, o)
+	for _, s := range h.spokes {
+		h.connect(s)
+	}
+	h.d.sessionsUp(spokes)
+	must(t, h.host.Do(func() (err error) {
+		h.probes, err = net.ListenUDP("udp", nil)
+		return err
+	}))
+	t.Cleanup(func() { h.probes.Close() })
+	for i, s := range h.spokes {
+		h.listen(i, s)
+	}
+	return h
+}
+
+// newIdleHub is a gateway that runs, with spokes that have tunnels and no sessions.
+func newIdleHub(t testing.TB, l *lab, spokes int, policy string) *hub {
+	t.Helper()
+	return newIdleHubOn(t, l, spokes, hubOptions{policy: policy, backend: config.BackendUserspace})
+}
+
+func newIdleHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
+	t.Helper()
 	h := &hub{site: l.site("hub"), inKernel: o.backend == config.BackendKernel, ipv4: o.ipv4, random: rand.New(rand.NewPCG(1, 2))}
 	var yaml strings.Builder
 	yaml.WriteString(h.head())
@@ -143,18 +167,6 @@ func newHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
 		fmt.Fprintf(&yaml, "  %s: { public_key: %s, asn: %d, policy: %s%s }\n", s.name, s.key.Public(), s.asn, o.policy, tunnel)
 	}
 	h.d = h.run(yaml.String())
-	for _, s := range h.spokes {
-		h.connect(s)
-	}
-	h.d.sessionsUp(spokes)
-	must(t, h.host.Do(func() (err error) {
-		h.probes, err = net.ListenUDP("udp", nil)
-		return err
-	}))
-	t.Cleanup(func() { h.probes.Close() })
-	for i, s := range h.spokes {
-		h.listen(i, s)
-	}
 	return h
 }
 
@@ -212,12 +224,21 @@ func (h *hub) spoke(i int) *spoke {
 	return s
 }
 
-// connect opens the BGP session of a spoke, over link-local addresses that follow from the keys, or over IPv4.
+// connect opens the BGP session of a spoke.
 func (h *hub) connect(s *spoke) {
-	t := h.t
-	t.Helper()
+	h.t.Helper()
+	var err error
+	s.bgp, err = h.dial(s)
+	must(h.t, err)
+	h.t.Cleanup(s.bgp.Close)
+}
+
+// dial opens a BGP session of a spoke, over link-local addresses that follow from the keys, or over IPv4.
+func (h *hub) dial(s *spoke) (p *bgptest.Peer, err error) {
 	i, err := s.ns.Index(hubDevice)
-	must(t, err)
+	if err != nil {
+		return nil, err
+	}
 	// By number: package net would look the name up in any namespace.
 	zone := strconv.Itoa(i)
 	options := bgptest.Options{
@@ -227,11 +248,11 @@ func (h *hub) connect(s *spoke) {
 	if h.ipv4 {
 		options = bgptest.Options{Local: s.inside4, Remote: netip.AddrPortFrom(hubInside4, 179), ASN: s.asn, IPv4: true}
 	}
-	must(t, s.ns.Do(func() (err error) {
-		s.bgp, err = bgptest.Dial(t.Context(), options)
+	err = s.ns.Do(func() (err error) {
+		p, err = bgptest.Dial(h.t.Context(), options)
 		return err
-	}))
-	t.Cleanup(s.bgp.Close)
+	})
+	return p, err
 }
 
 // listen takes the probes that come out at spoke number i.
