@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -130,12 +129,15 @@ func (b *Bind) listenBoth(port uint16) (v4, v6 *socket, err error) {
 // receive returns the receive function of one socket. It ends only with the socket: wireguard-go would give it up, and
 // the family with it, after a few errors.
 func (b *Bind) receive(s *socket, closed <-chan struct{}) conn.ReceiveFunc {
-	var r *ring
+	var (
+		r    *ring
+		turn yielder
+	)
 	return func(bufs [][]byte, sizes []int, eps []conn.Endpoint) (int, error) {
 		if r == nil {
 			r = newRing(b.epoch.Load)
 		}
-		runtime.Gosched() // as in batchTUN.Read: what was received before goes first
+		turn.yield()
 		for {
 			if n := r.drain(bufs, sizes, eps); n > 0 {
 				b.cross.received(s, bufs, sizes[:n], eps)

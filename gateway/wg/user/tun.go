@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -50,6 +49,7 @@ type batchTUN struct {
 	// Owned by the reader.
 	buf   []byte
 	split segmenter
+	turn  yielder
 	out   tunBatch
 	fill  func(fd uintptr) bool // t.fillFrom, made once
 }
@@ -164,12 +164,8 @@ func setLink(name string, mtu int) error {
 }
 
 // Read implements tun.Device: it blocks for the first packet and takes what else is ready.
-//
-// Before that it lets the goroutines run that have work of earlier batches. Else a reader that finds the TUN full reads on for as long as
-// its time slice lasts: thousands of packets, in as many buffers of 64 KiB, wait for their encryption and are no longer in any cache when
-// their turn comes.
 func (t *batchTUN) Read(bufs [][]byte, sizes []int, offset int) (int, error) {
-	runtime.Gosched()
+	t.turn.yield()
 	t.out = tunBatch{bufs: bufs, sizes: sizes, offset: offset}
 	err := t.raw.Read(t.fill)
 	n := t.out.n
