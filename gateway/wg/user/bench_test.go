@@ -57,22 +57,19 @@ func newBenchPair(b *testing.B, stock bool, tag string) (sites [2]benchSite) {
 }
 
 func (s *benchSite) open(b *testing.B, stock bool, i int) error {
-	var t tun.Device
-	var bind conn.Bind
 	if stock {
 		inner, err := stockTUN(b)
 		if err != nil {
 			return err
 		}
-		t, bind = inner, conn.NewStdNetBind()
+		s.dev = device.NewDevice(inner, conn.NewStdNetBind(), &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})
 	} else {
 		own, err := openTUN(b.Context(), "wg0", 1420, (&logBuffer{}).logger())
 		if err != nil {
 			return err
 		}
-		t, bind = own, NewBind(BindOptions{})
+		s.dev = newDevice("wg0", own, NewBind(BindOptions{}), (&logBuffer{}).logger()).dev
 	}
-	s.dev = device.NewDevice(t, bind, &device.Logger{Verbosef: device.DiscardLogf, Errorf: device.DiscardLogf})
 	b.Cleanup(s.dev.Close)
 	if err := s.dev.IpcSet(fmt.Sprintf("private_key=%s\nlisten_port=%d\n", wgtest.PrivateKey(fmt.Sprint(i)).Hex(), s.port)); err != nil {
 		return err

@@ -114,9 +114,14 @@ func newDevice(name string, t tun.Device, bind *Bind, log *slog.Logger) *Device 
 	d := &Device{name: name, log: log, tun: t, bind: bind}
 	var err error
 	if d.access, err = newAccessor(); err != nil {
-		log.Warn("statistics are read the slow way", "error", err)
+		log.Warn("statistics are read the slow way, and packets carried with wireguard-go's own buffers", "error", err)
 	}
-	d.dev = device.NewDevice(t, bind, deviceLogger(log))
+	g := &gate{Device: t, ready: make(chan struct{})}
+	d.dev = device.NewDevice(g, bind, deviceLogger(log))
+	if d.access != nil {
+		d.access.exchangeBuffers(d.dev)
+	}
+	close(g.ready)
 	return d
 }
 

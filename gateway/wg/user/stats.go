@@ -17,11 +17,11 @@ import (
 
 // accessor reads counters out of wireguard-go, whose only public way is a text of everything, allowed-IPs and private key
 // included: 26 MB and 0.3 s at a million entries, under locks that traffic needs. It knows the few fields by name and
-// type, checks both once, and is not used if the library's layout is another one.
+// type, checks both once, and is not used if the library's layout is another one. It also exchanges the pool of buffers.
 type accessor struct {
-	peersLock, peersMap, allowed uintptr // in device.Device
-	rx, tx, handshake            uintptr // in device.Peer
-	endpointLock, endpointVal    uintptr
+	peersLock, peersMap, allowed, buffers uintptr // in device.Device
+	rx, tx, handshake                     uintptr // in device.Peer
+	endpointLock, endpointVal             uintptr
 }
 
 // newAccessor fails if a field is missing or of another type than it was.
@@ -40,6 +40,7 @@ func newAccessor() (*accessor, error) {
 		{&a.peersLock, dev, []string{"peers", "RWMutex"}, reflect.TypeFor[sync.RWMutex]()},
 		{&a.peersMap, dev, []string{"peers", "keyMap"}, reflect.TypeFor[map[device.NoisePublicKey]*device.Peer]()},
 		{&a.allowed, dev, []string{"allowedips"}, reflect.TypeFor[device.AllowedIPs]()},
+		{&a.buffers, dev, []string{"pool", "messageBuffers"}, reflect.TypeFor[*device.WaitPool]()},
 		{&a.rx, p, []string{"rxBytes"}, reflect.TypeFor[atomic.Uint64]()},
 		{&a.tx, p, []string{"txBytes"}, reflect.TypeFor[atomic.Uint64]()},
 		{&a.handshake, p, []string{"lastHandshakeNano"}, reflect.TypeFor[atomic.Int64]()},
@@ -79,6 +80,11 @@ func (a *accessor) peers(d *device.Device) map[wg.PublicKey]*device.Peer {
 		out[wg.PublicKey(k)] = p
 	}
 	return out
+}
+
+// exchangeBuffers gives a device that is not at work yet another pool of message buffers.
+func (a *accessor) exchangeBuffers(d *device.Device) {
+	*field[*device.WaitPool](d, a.buffers) = newBuffers()
 }
 
 func (a *accessor) stats(k wg.PublicKey, p *device.Peer) wg.PeerStats {
