@@ -171,7 +171,10 @@ func newIdleHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
 }
 
 // spoke makes number i: 198.18.0.(100+i) outside, 10.100.i.1 and fd00:100:i::1 inside.
-func (h *hub) spoke(i int) *spoke {
+func (h *hub) spoke(i int) *spoke { return h.spokeAt(i, 51820) }
+
+// spokeAt is spoke with the hub's UDP port for it.
+func (h *hub) spokeAt(i int, port uint16) *spoke {
 	t := h.t
 	t.Helper()
 	s := &spoke{
@@ -199,7 +202,7 @@ func (h *hub) spoke(i int) *spoke {
 		t.Cleanup(func() { dev.Close(true) })
 		return dev.Apply(t.Context(), wg.Delta{
 			SetPeers: []wg.PeerConfig{{
-				Name: h.name, PublicKey: h.pub(), Endpoint: netip.AddrPortFrom(h.out4, 51820), PersistentKeepalive: 25 * time.Second,
+				Name: h.name, PublicKey: h.pub(), Endpoint: netip.AddrPortFrom(h.out4, port), PersistentKeepalive: 25 * time.Second,
 			}},
 			Allow: []wg.AllowedIP{
 				{Prefix: netip.MustParsePrefix("0.0.0.0/0"), Peer: h.pub()}, {Prefix: netip.MustParsePrefix("::/0"), Peer: h.pub()},
