@@ -34,8 +34,12 @@ type device struct {
 	strangers map[wg.PublicKey]bool
 }
 
-// linkEvery is how often links, addresses and MTUs are compared with what they should be.
-const linkEvery = 10 * time.Second
+// linkEvery is how often links, addresses and MTUs are compared with what they should be; where that takes long, because there are very many
+// devices, only after linkRest times as long.
+const (
+	linkEvery = 10 * time.Second
+	linkRest  = 20
+)
 
 // onDevice has an error name the device that it is about: once, as devices mostly do so themselves.
 func onDevice(name string, err error) error {

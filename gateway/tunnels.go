@@ -74,10 +74,11 @@ type tunnels struct {
 	// stale has publish make a new index.
 	stale bool
 
-	devices map[string]*device
-	told    map[string]bool // by peer, what alive was last called with
-	remade  uint64          // devices and peers that came back empty
-	linkAt  time.Time       // when the links were last seen to
+	devices  map[string]*device
+	told     map[string]bool // by peer, what alive was last called with
+	remade   uint64          // devices and peers that came back empty
+	linkAt   time.Time       // when the links were last seen to, and how long that took
+	linkCost time.Duration
 
 	drift        driftCounters
 	counters     func(context.Context) (map[string]wg.LinkCounters, error) // may be nil
@@ -352,9 +353,9 @@ const deafPolls = 5
 func (t *tunnels) tick(ctx context.Context) {
 	now := t.now()
 	defer t.countLinks(ctx, now)
-	links := now.Sub(t.linkAt) >= linkEvery
+	links := now.Sub(t.linkAt) >= max(linkEvery, linkRest*t.linkCost)
 	if links {
-		t.linkAt = now
+		t.linkAt, t.linkCost = now, 0
 	}
 	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
 		d := t.devices[name]
@@ -395,7 +396,9 @@ func (t *tunnels) tick(ctx context.Context) {
 			t.observe(ctx, d, p, s, at)
 		}
 		if links {
+			begin := t.now()
 			t.mendLink(ctx, d)
+			t.linkCost += t.now().Sub(begin)
 		}
 	}
 }

@@ -153,7 +153,7 @@ func wireguardObject() object[WireGuard] {
 		key("listen_port", number[uint16]("a UDP port", 1, 65535), func(w *WireGuard) *uint16 { return &w.ListenPort }, "51820 with a shared device", "UDP port of the shared device. Without one it is the port of the only peer that does not give its own."),
 		key("fwmark", orZero("off", number[uint32]("a firewall mark", 0, 1<<32-1)), func(w *WireGuard) *uint32 { return &w.FirewallMark }, "0x5357", "Mark on encrypted packets. A rule sends them to the underlay, so that no learned route can lead a tunnel into a tunnel."),
 		key("mtu", mtuKind(), func(w *WireGuard) *int { return &w.MTU }, "auto", "MTU of the devices in bytes; auto follows the path to the endpoint."),
-		key("stats_share", number[int]("percent", 1, 100), func(w *WireGuard) *int { return &w.StatsShare }, "5", "Share of the time, in percent, that reading a device's statistics may take. The kernel tells of peers only together with all their allowed-IPs, so that devices with very many are read less often than each second; at the latest every 10 s, or half of the shortest `dead_after` or a third of the shortest hold time.").atStart(),
+		key("stats_share", number[int]("percent", 1, 100), func(w *WireGuard) *int { return &w.StatsShare }, "5", "Share of the time, in percent, that reading the statistics of all devices may take. The kernel tells of peers only together with all their allowed-IPs, so that devices with very many, and very many devices, are read less often than each second; at the latest every 10 s, or half of the shortest `dead_after` or a third of the shortest hold time.").atStart(),
 	}}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 
 	"golang.org/x/sys/unix"
 
@@ -248,8 +249,9 @@ func parkingKey() (k wg.PublicKey) {
 	return k
 }
 
-// capability is what was found out about the kernel, once for all devices of an Opener.
+// capability is what was found out about the kernel, once for all devices of an Opener, and how many these are.
 type capability struct {
+	devices atomic.Int64
 	mu      sync.Mutex
 	asked   bool
 	removes bool

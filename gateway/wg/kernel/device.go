@@ -29,9 +29,10 @@ type Options struct {
 	// Group is the device group that marks links as the gateway's (see host.DefaultGroup). A link that carries it is given another private key
 	// if the configuration has another one; any other link with another key is refused. 0: refuse always.
 	Group uint32
-	// Share is the part of the time that reading a device may take, 0.05 by default: the kernel tells of peers only together with their
-	// allowed-IPs, so that a poll of a device with a million of them takes hundreds of milliseconds. Stats answers with what it read before
-	// until 1/Share times the length of the last reading has passed, but for no longer than MaxAge, 10 s by default.
+	// Share is the part of the time that reading all devices of an Opener may take, 0.05 by default: the kernel tells of peers only together
+	// with their allowed-IPs, so that a poll of a device with a million of them takes hundreds of milliseconds. Stats answers with what it read
+	// before until 1/Share times the length of the last reading has passed, times the number of devices, but for no longer than MaxAge, 10 s by
+	// default.
 	Share  float64
 	MaxAge time.Duration
 }
@@ -127,6 +128,7 @@ func newDevice(cfg wg.DeviceConfig, o Options, talk conversation, links links, k
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
+	known.devices.Add(1)
 	return &Device{
 		name: cfg.Name, public: cfg.PrivateKey.Public(), log: log.With("device", cfg.Name), talk: talk, links: links, known: known,
 		share: cmp.Or(o.Share, 0.05), maxAge: cmp.Or(o.MaxAge, 10*time.Second), now: time.Now, peers: map[wg.PublicKey]bool{},
@@ -218,6 +220,7 @@ func (d *Device) Close(remove bool) error {
 
 // release closes the sockets and overwrites what may hold keys.
 func (d *Device) release() {
+	d.known.devices.Add(-1)
 	d.talk.close()
 	d.links.close()
 	clear(d.msg.b)

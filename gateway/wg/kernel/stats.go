@@ -31,6 +31,9 @@ func (p *pace) note(start, end time.Time, share float64, most time.Duration) {
 
 func (p *pace) due(now time.Time) bool { return p.end.IsZero() || now.Sub(p.end) >= p.wait }
 
+// part is this device's part of Options.Share, which is that of all devices together.
+func (d *Device) part() float64 { return d.share / float64(max(1, d.known.devices.Load())) }
+
 // statsCache is the last complete answer of Stats. Owned by readMu, but for changes.
 type statsCache struct {
 	peers []wg.PeerStats
@@ -88,7 +91,7 @@ func (d *Device) oldStats(start time.Time) []wg.PeerStats {
 	if !d.stats.valid() || now.Sub(d.stats.at) > patience*d.maxAge {
 		return nil
 	}
-	d.stats.pace.note(start, now, d.share, d.maxAge)
+	d.stats.pace.note(start, now, d.part(), d.maxAge)
 	return slices.Clone(d.stats.peers)
 }
 
@@ -138,7 +141,7 @@ func (d *Device) keepStats(s *state, start time.Time, seen uint64) {
 	now := d.now()
 	d.stats.peers = append(d.stats.peers[:0], s.peers...)
 	d.stats.at, d.stats.seen = now, seen
-	d.stats.pace.note(start, now, d.share, d.maxAge)
+	d.stats.pace.note(start, now, d.part(), d.maxAge)
 }
 
 // nameZones gives endpoints that have a scope the name of their interface, as in the configuration.

@@ -85,6 +85,15 @@ func TestStatsPace(t *testing.T) {
 	takes = 0
 	poll(1)
 	poll(1) // what costs nothing is always fresh
+
+	// The share is that of all devices together.
+	d.known.devices.Add(3)
+	takes = 20 * time.Millisecond // 0.4 s for each, were it alone
+	poll(1)
+	clock.add(1599 * time.Millisecond)
+	poll(0)
+	clock.add(time.Millisecond)
+	poll(1)
 }
 
 // manyPeers has peers 0 to 9, each with 20 entries, in a dump of many messages.
