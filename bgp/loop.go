@@ -19,9 +19,10 @@ const (
 	// refitEvery bounds how often room under a prefix limit is looked for.
 	refitEvery = 2 * time.Second
 	// A call that stops receiving for a time d is not made again before idleShare times d have passed; one that nobody
-	// waits for, not before pollShare times d.
-	idleShare = 10
-	pollShare = 50
+	// waits for, not before pollShare times d; one that somebody may look for, not before freshShare times d.
+	idleShare  = 10
+	freshShare = 20
+	pollShare  = 50
 	// maxPace is the longest wait that this leads to.
 	maxPace = 2 * time.Minute
 )

@@ -115,7 +115,7 @@ func (l *loop) count(now time.Time) {
 		return
 	}
 	events := l.view.events.Load()
-	n, life := l.view.toCount(now, events)
+	n, life, share := l.view.toCount(now, events)
 	if n == nil {
 		return
 	}
@@ -127,7 +127,7 @@ func (l *loop) count(now time.Time) {
 		})
 	})
 	n.advised.asked(now, events, l.eventAt, adviseEvery)
-	l.countAt = begin.Add(min(pollShare*time.Since(begin), 5*maxPace))
+	l.countAt = begin.Add(min(share*time.Since(begin), 5*maxPace))
 	if err != nil {
 		l.log.Error("count what is advertised", "neighbour", n.cfg.Name, "err", err)
 		return
@@ -135,8 +135,9 @@ func (l *loop) count(now time.Time) {
 	l.view.takeCount(n, answer.advertised, life)
 }
 
-// toCount chooses a neighbour whose session is fresh, the latest one first, or whose turn it is, and tells which establishment it is.
-func (v *view) toCount(now time.Time, events uint64) (*neighbour, uint64) {
+// toCount chooses a neighbour whose session is fresh, the latest one first, or whose turn it is, and tells which establishment it is and what share of
+// the time the question may take.
+func (v *view) toCount(now time.Time, events uint64) (n *neighbour, life uint64, share time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var next, turn *neighbour
@@ -149,15 +150,18 @@ func (v *view) toCount(now time.Time, events uint64) (*neighbour, uint64) {
 			turn = n
 		}
 	}
+	share = freshShare
 	switch {
+	case next != nil && now.Sub(next.since) >= firstCounts[len(firstCounts)-1]:
+		next.counts = len(firstCounts) // the last of them is all that is left to learn
 	case next != nil:
 		next.counts++
 	case turn != nil:
-		next = turn
+		next, share = turn, pollShare
 	default:
-		return nil, 0
+		return nil, 0, 0
 	}
-	return next, next.establishments
+	return next, next.establishments, share
 }
 
 // takeCount takes the answer, unless the session is another one by now.

@@ -143,6 +143,7 @@ func (s *Speaker) Run(ctx context.Context, restart *Restart) error {
 		own:     map[netip.Prefix]Announcement{},
 		refused: map[refusal]bool{},
 		pace:    map[netip.Addr]*pace{},
+		countAt: time.Now(),
 	}
 	if restart != nil {
 		l.before, l.restartEnds = *restart, time.Now().Add(restartTime(first))

@@ -83,15 +83,15 @@ type neighbourhood struct {
 
 // BenchmarkDN42Start starts a gateway of dn42's size with all neighbours at once: 40 sessions come up at the same moment, on each of
 // which 1,400 IPv4 and 1,300 IPv6 prefixes come in at once, and everything is announced on to everybody. It compares ours,
-// over tunnels, with allowed-IPs and kernel routes, with an embedded GoBGP that does nothing else, and with BIRD and FRR over
-// a cable, with kernel routes. All neighbours run in the benchmark's process, on the same cores.
+// over tunnels, with allowed-IPs and kernel routes, with an embedded GoBGP that does nothing else, and with BIRD, over a cable, with
+// kernel routes. All neighbours run in the benchmark's process, on the same cores.
 func BenchmarkDN42Start(b *testing.B) {
 	for b.Loop() {
 		var list []started
 		for _, one := range []struct {
 			name  string
 			start func(testing.TB) *neighbourhood
-		}{{"sitewire", startSitewire}, {"gobgp", startGoBGP}, {"bird", startBIRD}, {"frr", startFRR}} {
+		}{{"sitewire", startSitewire}, {"gobgp", startGoBGP}, {"bird", startBIRD}} {
 			b.Run(one.name, func(b *testing.B) {
 				s := one.start(b).measure(b, one.name == "sitewire")
 				s.who = one.name
@@ -284,12 +284,12 @@ func cabledAt(i int) netip.Addr {
 // newCabledHub is a gateway without anything running, and its neighbours, which all are at the other end of one cable.
 func newCabledHub(b testing.TB) *neighbourhood {
 	gateway, others := nstest.NS(b, "gateway"), nstest.NS(b, "neighbours")
-	addresses := []netip.Prefix{netip.MustParsePrefix("fe80::2/64")} // FRR waits for a link-local address
+	var addresses []netip.Prefix
 	for i := range dn42Neighbours {
 		addresses = append(addresses, netip.PrefixFrom(cabledAt(i), 64))
 	}
 	must(b, netns.Link(gateway, "eth0", others, "eth0", netns.LinkOpts{
-		AddrsA: []netip.Prefix{netip.PrefixFrom(cabledHub, 64), netip.MustParsePrefix(cabledAddr + "/24"), netip.MustParsePrefix("fe80::1/64")}, AddrsB: addresses,
+		AddrsA: []netip.Prefix{netip.PrefixFrom(cabledHub, 64), netip.MustParsePrefix(cabledAddr + "/24")}, AddrsB: addresses,
 	}))
 	asn := func(i int) uint32 { return cabledFirstASN + uint32(i) }
 	return &neighbourhood{
@@ -350,29 +350,6 @@ protocol kernel { ipv6 { export where source = RTS_BGP; }; }
 	must(b, err)
 	d.Watch(b)
 	n.pids = []int{d.Pid()}
-	return n
-}
-
-func startFRR(b testing.TB) *neighbourhood {
-	nstest.Need(b, nstest.Program("bgpd"), nstest.Program("zebra"), nstest.Program("vtysh"))
-	n := newCabledHub(b)
-	var session, family strings.Builder
-	for i := range dn42Neighbours {
-		a := cabledAt(i)
-		fmt.Fprintf(&session, " neighbor %s remote-as %d\n neighbor %[1]s passive\n neighbor %[1]s capability extended-nexthop\n neighbor %[1]s advertisement-interval 0\n", a, n.asn(i))
-		fmt.Fprintf(&family, "  neighbor %s activate\n", a)
-	}
-	d, err := peers.StartFRR(b.Context(), n.gateway, "frr", fmt.Sprintf(`router bgp %d
- bgp router-id %s
- no bgp ebgp-requires-policy
-%s address-family ipv4 unicast
-%s exit-address-family
- address-family ipv6 unicast
-%[4]s exit-address-family
-`, cabledASN, cabledAddr, session.String(), family.String()))
-	must(b, err)
-	d.Watch(b)
-	n.pids = []int{d.Daemon("zebra").Pid(), d.Daemon("bgpd").Pid()}
 	return n
 }
 
