@@ -33,8 +33,14 @@ func (t Trigger) String() string {
 	return "unknown"
 }
 
-// reconcileRest keeps the share of time that goes into reading the kernel on its notifications below a fifth.
-const reconcileRest = 4
+// reconcileRest keeps the share of time that goes into reading the kernel on its notifications below a fifth, and below a
+// twentieth otherwise and while a table comes in: then the notifications are mostly about our own writes.
+const (
+	reconcileRest = 4
+	reconcileIdle = 19
+	// flood is how many prefixes in a batch are a table that comes in.
+	flood = 1000
+)
 
 // driftLines is how many differences are logged one by one.
 const driftLines = 10
@@ -44,7 +50,7 @@ func (s *Syncer) scheduleReconcile() {
 	if every <= 0 {
 		every = DefaultReconcileEvery
 	}
-	s.reconcileDue = time.Now().Add(every)
+	s.reconcileDue = time.Now().Add(max(every, min(reconcileIdle*s.reconcileTook, 5*time.Minute)))
 }
 
 // observe reads the kernel's routes and networks, and the allowed-IPs if all is set.
@@ -120,7 +126,12 @@ func (s *Syncer) reconciled(start time.Time) {
 	end := time.Now()
 	s.stats.reconcile.Observe(end.Sub(start))
 	s.stats.reconciled = end
-	s.fibQuiet = end.Add(reconcileRest * end.Sub(start))
+	s.reconcileTook = end.Sub(start)
+	rest := reconcileRest * s.reconcileTook
+	if start.Sub(s.flooded) < time.Second {
+		rest = reconcileIdle * s.reconcileTook
+	}
+	s.fibQuiet = end.Add(rest)
 	s.publish(end)
 }
 

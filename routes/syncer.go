@@ -77,7 +77,9 @@ type Syncer struct {
 	switchTries int
 	// quiet is until when the feed gathers; fibQuiet until when kernel notifications do.
 	quiet, fibQuiet time.Time
-	fibSeen         time.Time // when the kernel's first notification came that was not looked into yet
+	flooded         time.Time     // when the last batch that was a flood was done
+	reconcileTook   time.Duration // the last comparison and its repairs
+	fibSeen         time.Time     // when the kernel's first notification came that was not looked into yet
 	adoptTries      int
 }
 
@@ -321,6 +323,9 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 		s.room = list
 	}
 	end := time.Now()
+	if len(list) >= flood {
+		s.flooded = end
+	}
 	s.quiet = end.Add(min(max(end.Sub(start), foldWindow), foldMost))
 	s.considerSweep()
 }

@@ -27,7 +27,7 @@ const (
 	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 50
 	busyPercent             = 100
-	hurry                   = 3 * time.Second
+	hurry                   = 3 * time.Second // for a heap up to largeHeap, and in proportion beyond: so is their price
 )
 
 // After quietLooks of lookEvery in which not more than quietRate bytes a second were allocated, memory is returned to the
@@ -102,9 +102,15 @@ func tellCollections(ctx context.Context, c chan<- struct{}) {
 
 // collection follows the end of one.
 func (m *memory) collection(now time.Time) {
-	m.hurried = m.hurried || now.Sub(m.collected) < hurry
+	live := m.look().live
+	m.hurried = m.hurried || now.Sub(m.collected) < hurryOf(live)
 	m.collected = now
-	m.pace(m.look().live)
+	m.pace(live)
+}
+
+// hurryOf is how close together collections of a heap with so many live bytes are too close.
+func hurryOf(live uint64) time.Duration {
+	return time.Duration(float64(hurry) * max(1, float64(live)/largeHeap))
 }
 
 // pace sets GOGC for a heap with so many live bytes. It has to follow each collection while the heap is busy: what is right
@@ -126,7 +132,7 @@ func (m *memory) step(now time.Time) {
 	allocated := h.allocated - m.last.allocated
 	if m.hurried { // would they still be, with what is set at rest?
 		between := float64(max(h.live, smallHeap)) * float64(gcPercent(h.live)) / 100
-		m.hurried = float64(allocated)*hurry.Seconds() > between*now.Sub(m.looked).Seconds()
+		m.hurried = float64(allocated)*hurryOf(h.live).Seconds() > between*now.Sub(m.looked).Seconds()
 	}
 	m.last, m.looked = h, now
 	m.pace(h.live)

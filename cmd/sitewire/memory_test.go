@@ -57,12 +57,15 @@ func TestMemoryWhileBusy(t *testing.T) {
 	m.collection(at)
 	h.live = 64 * mib
 	m.collection(at.Add(time.Millisecond))
-	h.live = 512 * mib
+	h.live = 2048 * mib
 	m.collection(at.Add(2 * time.Millisecond))
+	h.allocated += 1000 * mib
+	m.step(now.Add(lookEvery)) // 200 MiB/s: with 50 % of 2 GiB, 5 s between two
+	h.live = 512 * mib
 	h.allocated += 6000 * mib
-	m.step(now.Add(lookEvery)) // 1200 MiB/s
+	m.step(now.Add(2 * lookEvery)) // 1200 MiB/s
 	h.allocated += 100 * mib
-	m.step(now.Add(2 * lookEvery)) // 20 MiB/s: with 50 % of 512 MiB, 12 s between two
+	m.step(now.Add(3 * lookEvery)) // 20 MiB/s: with 50 % of 512 MiB, 12 s between two
 	if want := []int{25, 6400, 200, 100, 50}; !slices.Equal(got, want) {
 		t.Errorf("GOGC was set to %v, want %v", got, want)
 	}
