@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"sitewire/gateway/wg"
 	"sitewire/routes"
@@ -118,6 +119,28 @@ func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error)
 			}
 		}
 	}
+}
+
+// exactTimeout bounds asking a device what it can do.
+const exactTimeout = time.Second
+
+// Exact implements routes.Exact.
+func (t *tunnels) Exact(device string) bool {
+	type remover interface {
+		RemovesEntries(ctx context.Context) (bool, error)
+	}
+	dev, ok := t.index.Load().devices[device]
+	if !ok {
+		return false
+	}
+	r, ok := wg.As[remover](dev)
+	if !ok {
+		return true
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), exactTimeout)
+	defer cancel()
+	exact, err := r.RemovesEntries(ctx)
+	return exact && err == nil // after an error it is asked again with the next change
 }
 
 // List implements routes.Tunnels.

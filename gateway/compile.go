@@ -89,6 +89,7 @@ func routesPolicy(c *config.Config) routes.Policy {
 		Unreachable:    c.Routes.Unreachable,
 		MaxPaths:       c.BGP.MaxPaths,
 		MaxRoutes:      c.Routes.MaxRoutes,
+		CompressAbove:  c.Routes.CompressAbove,
 		SweepAfter:     c.Routes.SweepAfter,
 		ReconcileEvery: c.Routes.ReconcileEvery,
 	}

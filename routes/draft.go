@@ -64,6 +64,7 @@ func (t *Table) finish() *Update {
 		} else if d.old != nil {
 			t.rows.remove(p)
 		}
+		t.compression.update(p, d.old.owners(), d.row.Owners)
 		if !sameWanted(d.old, d.row) {
 			if u.Changed == nil {
 				u.Changed, u.Causes, u.rows = make([]netip.Prefix, 0, len(order)), make([]Cause, 0, len(order)), make([]*Row, 0, len(order))
@@ -76,8 +77,9 @@ func (t *Table) finish() *Update {
 		}
 	}
 	counts.flush()
+	u.also(t.rows, t.compression.settle(), now)
 	t.drafts, t.spare, u.Losses, t.losses = nil, nil, t.losses, nil
-	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts}
+	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts, compression: t.compression}
 	u.Snapshot.devices, u.Snapshot.lost = t.ownDevices()
 	return u
 }

@@ -76,6 +76,7 @@ func (s *Syncer) sync(ctx context.Context, list []work) {
 		}
 	}
 	ops := s.planner.ops()
+	s.spares.add(s.planner.spare, len(list), start)
 	s.acting.since = start
 	if len(ops) > 0 {
 		s.publish(start)
@@ -222,7 +223,9 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp 
 	for _, op := range disallow {
 		going[op.Allowed] = struct{}{}
 	}
-	disallow, held = s.keepBack(disallow, func(op *Op) bool { return s.ledger.MayDisallow(op.Allowed, going) })
+	disallow, held = s.keepBack(disallow, func(op *Op) bool {
+		return s.ledger.MayDisallow(op.Allowed, going) && !s.ledger.unsettled(s.snapshot, op.Allowed)
+	})
 	failed = append(failed, held...)
 	run(disallow, StageAllowedIPs, s.tunnels.Write)
 	// Last: what was to leave the device has left it.

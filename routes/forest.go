@@ -193,12 +193,21 @@ func union[A, B keyed](a *version[A], b *version[B]) []netip.Prefix {
 	return out
 }
 
-// merge joins two sorted lists of prefixes.
+// merge joins two sorted lists of prefixes, each prefix once in either.
 func merge(a, b []netip.Prefix) []netip.Prefix {
 	if len(b) == 0 {
 		return a
 	}
-	out := slices.Concat(a, b)
-	slices.SortFunc(out, netip.Prefix.Compare)
-	return slices.Compact(out)
+	out := make([]netip.Prefix, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := a[0].Compare(b[0]); {
+		case c < 0:
+			out, a = append(out, a[0]), a[1:]
+		case c > 0:
+			out, b = append(out, b[0]), b[1:]
+		default:
+			out, a, b = append(out, a[0]), a[1:], b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
 }

@@ -22,6 +22,8 @@ type Ledger struct {
 	swept  bool
 	counts Installed
 	share  share
+	// doubts is the number of allowed-IPs of which it is not known whether they are there.
+	doubts int
 	// diverted are the devices that are, or may be.
 	diverted map[string]diversion
 	// detours counts the routes that have another way.
@@ -166,7 +168,9 @@ func (l *Ledger) recount(p netip.Prefix, before, now *holding) {
 	}
 	count := func(h *holding, n int) {
 		for _, a := range h.allowed {
-			if a.mark != tried {
+			if a.mark == tried {
+				l.doubts += n
+			} else {
 				tally(l.counts.AllowedIPs, PeerFamily{a.Peer, f}, n)
 			}
 		}

@@ -199,7 +199,7 @@ func (ob *observation) heldAllowed(p netip.Prefix, h *Held) {
 			}
 			continue
 		}
-		if want, wanted := ob.wanted(p, a.Device); wanted && want == a.Peer && a.mark != tried && !there {
+		if want, wanted := ob.written(p, a.Device); wanted && want == a.Peer && a.mark != tried && !there {
 			ob.report(AllowedIPMissing, p, AllowedIP{a.Device, p, a.Peer})
 		}
 		ob.setMark(p, a.Owner, absent) // unknownAllowed looks at who has it instead
@@ -216,7 +216,22 @@ func (ob *observation) setMark(p netip.Prefix, of Owner, m mark) {
 	})
 }
 
+// wanted returns who is to own a prefix, whether it is written or another entry covers it.
 func (ob *observation) wanted(p netip.Prefix, device string) (peer string, ok bool) {
+	if row := ob.desired.Get(p); row != nil {
+		if peer, ok := row.owner(device); ok {
+			return peer, true
+		}
+	}
+	return ob.written(p, device)
+}
+
+// written returns who is to own a prefix by an entry of its own.
+func (ob *observation) written(p netip.Prefix, device string) (peer string, ok bool) {
+	if c := ob.desired.compressed(); c != nil && c.on[device] {
+		peer = c.writes(p, device)
+		return peer, peer != ""
+	}
 	if row := ob.desired.Get(p); row != nil {
 		return row.owner(device)
 	}
@@ -237,6 +252,9 @@ func (ob *observation) unknownAllowed() {
 			// It took a prefix that we own; one allow moves it back.
 			ob.report(AllowedIPWrongPeer, at.prefix, is)
 			ob.dirty[at.prefix] = struct{}{}
+			if _, written := ob.written(at.prefix, at.device); !written {
+				ob.setMark(at.prefix, owner, acked) // and ours to take away afterwards
+			}
 		default:
 			ob.foreign = append(ob.foreign, is)
 		}

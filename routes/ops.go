@@ -98,3 +98,10 @@ type Tunnels interface {
 	// their public key.
 	List(ctx context.Context) ([]AllowedIP, error)
 }
+
+// Exact may be implemented by Tunnels where it is not so of all devices.
+type Exact interface {
+	// Exact tells whether the device takes an allowed-IP away without losing a packet that another entry takes over. Others get
+	// every prefix written: see Policy.CompressAbove.
+	Exact(device string) bool
+}

@@ -7,10 +7,10 @@ import (
 )
 
 // Plan returns the operations that lead from what is installed to what is desired, in the order in which they are safe:
-// all of Divert, Allow, Install, Withdraw, Disallow, Restore; each of them by prefix (see rank for the one exception) or by
+// all of Divert, Allow, Install, Withdraw, Disallow, Restore; each of them by prefix (see inward for the one exception) or by
 // device. It is pure.
 func Plan(desired *Snapshot, installed *Ledger) []Op {
-	return PlanPrefixes(desired, installed, union(desired.rows, installed.held.version))
+	return PlanPrefixes(desired, installed, everything(desired, installed))
 }
 
 // PlanPrefixes is Plan for some prefixes: what remains when nothing else has changed. Each prefix appears once, and they
@@ -30,6 +30,10 @@ type planner struct {
 	phases [int(OpKinds) + 2][]Op
 	out    []Op
 	sweep  bool
+	// compression of the snapshot; nil if nothing is compressed. inward says that it may be, or may have been.
+	compression *compression
+	inward      bool
+	spare       []netip.Prefix // see compression.plan
 }
 
 func (b *planner) add(o Op) {
@@ -59,6 +63,7 @@ func (o *Op) phase() int {
 }
 
 func (b *planner) devices(desired *Snapshot, installed *Ledger) {
+	b.compression, b.inward, b.spare = desired.compressed(), desired.compresses(), nil
 	list := planDevices(desired, installed)
 	slices.SortFunc(list, func(x, y Op) int { return cmp.Compare(x.Device, y.Device) })
 	for _, o := range list {
@@ -77,7 +82,12 @@ func (b *planner) prefix(p netip.Prefix, row *Row, installed *Ledger) bool {
 	if h, ok := installed.held.version.get(p); ok {
 		held = h.holding
 	}
-	b.plan(row, held)
+	owners := row.Owners
+	if c := b.compression; c != nil {
+		owners = c.owners(p, owners)
+		c.plan(b, p, owners, held)
+	}
+	b.plan(row, owners, held)
 	return b.len() > n
 }
 
@@ -91,6 +101,10 @@ func (b *planner) len() (n int) {
 func (b *planner) ops() []Op {
 	b.out = slices.Grow(b.out[:0], b.len())
 	for i := range b.phases {
+		if i == int(Allow) && b.inward {
+			b.out = inward(b.out, b.phases[i])
+			continue
+		}
 		b.out = append(b.out, b.phases[i]...)
 	}
 	return b.out
@@ -109,8 +123,9 @@ func (b *planner) reset() {
 	b.out = b.out[:0]
 }
 
-// plan adds the operations for one prefix. What an earlier run left is removed only if sweep is set.
-func (b *planner) plan(want *Row, held *holding) {
+// plan adds the operations for one prefix, of whose owners these are written. What an earlier run left is removed only if sweep
+// is set.
+func (b *planner) plan(want *Row, owners []Owner, held *holding) {
 	removable := func(m mark) bool { return m == tried || m == acked || m == adopted && b.sweep }
 	allowed := func(k OpKind, o Owner) Op {
 		return Op{Kind: k, Allowed: AllowedIP{Device: o.Device, Prefix: want.Prefix, Peer: o.Peer}}
@@ -119,13 +134,13 @@ func (b *planner) plan(want *Row, held *holding) {
 	rest := held.allowed
 	drop := func(upTo string, all bool) {
 		for len(rest) > 0 && (all || rest[0].Device < upTo) {
-			if removable(rest[0].mark) {
+			if removable(rest[0].mark) && (b.compression == nil || !b.compression.covers(want.Prefix, rest[0].Device)) {
 				b.add(allowed(Disallow, rest[0].Owner))
 			}
 			rest = rest[1:]
 		}
 	}
-	for _, o := range want.Owners {
+	for _, o := range owners {
 		drop(o.Device, false)
 		sure, doubt := false, false
 		for ; len(rest) > 0 && rest[0].Device == o.Device; rest = rest[1:] {

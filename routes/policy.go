@@ -67,6 +67,9 @@ type Policy struct {
 	MaxPaths int
 	// MaxRoutes that are installed in a family; further ones are kept, shown as refused, and counted. 0 is no limit.
 	MaxRoutes int
+	// CompressAbove is how many allowed-IPs a device may have before they are compressed (see the package comment); 0 is
+	// never. They are written in full again when there are less than half as many.
+	CompressAbove int
 	// SweepAfter bounds the wait for End-of-RIB of all neighbours before leftovers of an earlier run are swept; 0 means
 	// DefaultSweepAfter.
 	SweepAfter time.Duration

@@ -146,6 +146,8 @@ type Snapshot struct {
 	devices map[string]liveness
 	lost    []string
 	Counts  Counts
+	// compression is the Table's: it is for the Table's goroutine, and says what belongs to its newest snapshot.
+	compression *compression
 }
 
 // Counts of a Snapshot. The maps are shared between snapshots: read only. Arrays are indexed by Family.

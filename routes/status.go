@@ -186,7 +186,7 @@ type RouteInfo struct {
 	// Taken are the hops that packets take in place of those of the installed unicast route, because of a diversion; none if
 	// they take those.
 	Taken []Hop
-	// Owners are the installed allowed-IPs, by device.
+	// Owners are the installed allowed-IPs, by device. Where an entry that covers the prefix stands for it, it is that one.
 	Owners []AllowedIP
 	// Paths by neighbour. A path of our own has an empty Neighbour and no Path.
 	Paths []PathInfo
@@ -230,7 +230,37 @@ func (s *Status) Get(p netip.Prefix) (RouteInfo, bool) {
 	if held != nil {
 		i.Taken = s.taken(held.hops, held.backup)
 	}
+	if row != nil {
+		i.Owners = s.covering(p, row, i.Owners)
+	}
 	return i, true
+}
+
+// covering adds the entries that stand for those that a row wants and that are left out.
+func (s *Status) covering(p netip.Prefix, row *Row, owners []AllowedIP) []AllowedIP {
+	n := len(owners)
+	for _, o := range row.Owners {
+		if slices.ContainsFunc(owners[:n], func(a AllowedIP) bool { return a.Device == o.Device }) {
+			continue
+		}
+		for q := p; q.Bits() > 0; {
+			q = parent(q)
+			h, _ := s.held.get(q)
+			if h == nil {
+				continue
+			}
+			if i := h.owner(o.Device); i >= 0 {
+				if h.allowed[i].Peer == o.Peer {
+					owners = append(owners, AllowedIP{o.Device, q, o.Peer})
+				}
+				break
+			}
+		}
+	}
+	if len(owners) > n {
+		slices.SortFunc(owners, func(a, b AllowedIP) int { return compareNames(a.Device, b.Device) })
+	}
+	return owners
 }
 
 // Lookup returns the route that carries traffic to the address, as the ledger has it; if there is none, the longest

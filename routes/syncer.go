@@ -64,6 +64,7 @@ type Syncer struct {
 	acting    acting
 	room      []work // for the next batch
 	failovers failovers
+	spares    spareEntries
 	drifted   map[netip.Prefix][]DriftKind // detected and not repaired yet
 	foreign   []AllowedIP                  // at the last look, sorted
 	stats     stats
@@ -117,6 +118,9 @@ func New(o Options) *Syncer {
 	}
 	if s.switcher != nil {
 		s.table.UseBackups()
+	}
+	if x, ok := o.Tunnels.(Exact); ok {
+		s.table.compression.exact = x.Exact
 	}
 	s.turn <- struct{}{}
 	s.snapshot = s.table.Apply(Batch{}).Snapshot
@@ -219,7 +223,7 @@ func (s *Syncer) next() time.Time {
 		return s.adoptDue
 	}
 	var first time.Time
-	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first(), s.failovers.next(), s.switchDue} {
+	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first(), s.failovers.next(), s.switchDue, s.spares.due} {
 		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
 			first = t
 		}
@@ -297,6 +301,9 @@ func (s *Syncer) step(ctx context.Context) {
 	} else if due(s.sweepDue) {
 		s.sweep(ctx)
 	}
+	if due(s.spares.due) {
+		s.tidy(ctx)
+	}
 	if s.failovers.expire(time.Now(), s.pending.waits) {
 		s.publish(time.Now())
 	}
@@ -357,6 +364,9 @@ func (s *Syncer) adopt(ctx context.Context) error {
 	if s.policy().SweepAfter <= 0 {
 		s.sweepAt = time.Now().Add(DefaultSweepAfter)
 	}
+	if len(s.ledger.counts.AllowedIPs) == 0 {
+		s.snapshot = s.table.Compress().Snapshot
+	}
 	if n := len(o.routes) + len(o.discard); n > 0 {
 		s.log.Info("routes of an earlier run adopted", "routes", n, "allowed_ips", len(o.allowed))
 	}
@@ -379,7 +389,7 @@ func (s *Syncer) isPeer(w Owner) bool {
 
 // everything is each prefix that is desired or installed, sorted.
 func (s *Syncer) everything() []netip.Prefix {
-	return union(s.snapshot.rows, s.ledger.held.version)
+	return everything(s.snapshot, s.ledger)
 }
 
 // considerSweep sets when leftovers go: a moment after everybody has told everything, or at the latest after SweepAfter.
@@ -402,6 +412,7 @@ func (s *Syncer) sweep(ctx context.Context) {
 		s.log.Warn("first sync not complete, sweeping all the same", "waiting_for", w)
 	}
 	s.ledger.Sweep()
+	s.snapshot = s.table.Compress().Snapshot
 	s.sweepDue, s.stats.synced = time.Time{}, time.Now()
 	s.sync(ctx, s.toDo(s.everything(), nil))
 }

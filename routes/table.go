@@ -40,7 +40,8 @@ type Table struct {
 	drafts map[netip.Prefix]*draft
 	spare  []draft // for the next ones
 
-	share share
+	share       share
+	compression *compression
 	// Scratch space of decide.
 	deciding Decision
 	picked   []choice
@@ -106,6 +107,7 @@ func NewTable() *Table {
 		base:       new(bart.Table[[]way]),
 		rows:       newForest[*Row](),
 	}
+	t.compression = newCompression(t.rows, &t.share)
 	t.counts.Routes = make(map[RouteKey]int)
 	t.counts.AllowedIPs = make(map[PeerFamily]int)
 	t.counts.Conflicts = make(map[string]int)
@@ -162,6 +164,7 @@ func (t *Table) setRules(r *rules) {
 	t.spares, t.devices = nil, nil
 	t.base = new(bart.Table[[]way]) // all rows are decided again, which fills it
 	t.nextHops.recount(t)
+	t.compression.setRules(r)
 }
 
 func (t *Table) liveness(peer string) liveness {

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/spf13/cobra"
 
@@ -77,6 +78,12 @@ func (a *app) liveAllowed(ctx context.Context) (map[string]map[string][]netip.Pr
 				out[o.Device] = map[string][]netip.Prefix{}
 			}
 			out[o.Device][o.Peer] = append(out[o.Device][o.Peer], o.Prefix)
+		}
+	}
+	for _, peers := range out {
+		for peer, list := range peers { // one entry may stand for many prefixes
+			slices.SortFunc(list, netip.Prefix.Compare)
+			peers[peer] = slices.Compact(list)
 		}
 	}
 	return out, nil

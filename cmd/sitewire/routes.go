@@ -285,7 +285,11 @@ func renderRouteBlock(e *errWriter, p painter, r gateway.RouteInfo, now time.Tim
 		e.printf("  source      %s\n", r.Source)
 	}
 	for _, ip := range r.AllowedOn {
-		e.printf("  allowed-ip  %s owns it on %s\n", ip.Peer, ip.Device)
+		part := ""
+		if ip.Prefix != r.Prefix {
+			part = ", by " + ip.Prefix.String()
+		}
+		e.printf("  allowed-ip  %s owns it on %s%s\n", ip.Peer, ip.Device, part)
 	}
 	if !r.Changed.IsZero() {
 		how := ""

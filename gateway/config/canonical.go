@@ -85,6 +85,7 @@ func (c *Config) settings() []setting {
 	add("routes.nexthop_objects", strconv.FormatBool(r.NexthopObjects))
 	add("routes.nexthop_compat_off", strconv.FormatBool(r.NexthopCompatOff))
 	add("routes.max_routes", r.MaxRoutes)
+	add("routes.compress_above", r.CompressAbove)
 	add("routes.reconcile_every", r.ReconcileEvery)
 	add("routes.sweep_after", r.SweepAfter)
 	add("rpki.refresh", c.RPKI.Refresh)

@@ -147,6 +147,8 @@ type Routes struct {
 	NexthopObjects, NexthopCompatOff bool
 	// MaxRoutes to install in a family; 0 is no limit.
 	MaxRoutes int
+	// CompressAbove is how many allowed-IPs a device may have before they are compressed; 0 is never.
+	CompressAbove int
 	// ReconcileEvery is the period of the full comparison with the kernel; SweepAfter is how long leftovers of an
 	// earlier run stay while neighbours have not sent End-of-RIB.
 	ReconcileEvery, SweepAfter time.Duration

@@ -45,7 +45,7 @@ func gameDevices() map[string][]string {
 
 func gamePrefixes() []netip.Prefix {
 	return parsed(netip.MustParsePrefix,
-		"0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.1.0/24", "10.1.1.128/25", "10.2.0.0/16", "10.2.3.0/24",
+		"0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.1.0/24", "10.1.1.0/25", "10.1.1.128/25", "10.1.0.0/24", "10.2.0.0/16", "10.2.3.0/24",
 		"172.20.0.0/16", "172.20.5.0/24", "192.0.2.0/24", "10.64.0.3/32",
 		"::/0", "2001:db8::/32", "2001:db8:1::/48", "fd42::/16")
 }
@@ -104,6 +104,8 @@ func (g *Game) Policy() routes.Policy {
 		MaxPaths:    d.IntN(4),
 		Unreachable: d.IntN(2) == 0,
 		Own:         []netip.Prefix{host("172.20.0.0/16")},
+
+		CompressAbove: pick(d, []int{0, 1, 4}),
 	}
 	for i := range p.Peers {
 		if x := &p.Peers[i]; x.Mode == routes.List {

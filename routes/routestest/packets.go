@@ -138,3 +138,45 @@ func (c *Continuity) End() error {
 	}
 	return nil
 }
+
+// SameOwners compares what packets see of two sets of allowed-IPs: it returns an error for an address that has another owner on
+// some device. It looks at every address where an entry of either begins or ends.
+func SameOwners(a, b []routes.AllowedIP) error {
+	index := func(list []routes.AllowedIP) *World {
+		w := &World{allowed: make(map[place]string, len(list))}
+		for _, x := range list {
+			w.allowed[place{x.Device, x.Prefix}] = x.Peer
+		}
+		return w
+	}
+	one, two := index(a), index(b)
+	look := func(device string, at netip.Addr) error {
+		p := netip.PrefixFrom(at, at.BitLen())
+		x, _ := one.owner(device, p)
+		if y, _ := two.owner(device, p); x != y {
+			return fmt.Errorf("%s on dev %s belongs to %q, and to %q", at, device, x, y)
+		}
+		return nil
+	}
+	for _, x := range slices.Concat(a, b) {
+		if err := look(x.Device, x.Prefix.Addr()); err != nil {
+			return err
+		}
+		if after := last(x.Prefix).Next(); after.IsValid() {
+			if err := look(x.Device, after); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// last is the last address of a prefix.
+func last(p netip.Prefix) netip.Addr {
+	b := p.Addr().AsSlice()
+	for bit := p.Bits(); bit < len(b)*8; bit++ {
+		b[bit/8] |= 0x80 >> (bit % 8)
+	}
+	a, _ := netip.AddrFromSlice(b)
+	return a
+}

@@ -53,8 +53,10 @@ type hub struct {
 	*site
 	d        *daemon
 	inKernel bool // tunnels are the kernel's, at all ends
-	ipv4     bool // see hubOptions
-	spokes   []*spoke
+	// compressed says that allowed-IPs are: what packets see of them is compared then.
+	compressed bool
+	ipv4       bool // see hubOptions
+	spokes     []*spoke
 	// prefixes are all prefixes that spokes announce, and owner the spoke that should carry each.
 	prefixes []netip.Prefix
 	owner    []int
@@ -124,6 +126,8 @@ type hubOptions struct {
 	policy  string
 	backend config.Backend
 	ipv4    bool // sessions run over IPv4, and carry nothing else
+	// compress is routes.compress_above if it is not 0.
+	compress int
 }
 
 func newHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
@@ -155,8 +159,11 @@ func newIdleHubOn(t testing.TB, l *lab, spokes int, o hubOptions) *hub {
 	h := &hub{site: l.site("hub"), inKernel: o.backend == config.BackendKernel, ipv4: o.ipv4, random: rand.New(rand.NewPCG(1, 2))}
 	var yaml strings.Builder
 	yaml.WriteString(h.head())
-	fmt.Fprintf(&yaml, "  device: %s\n  backend: %s\nbgp: { hold_time: 90s }\n"+
-		"policies:\n  many: { extends: hub, max_prefixes_ipv4: 2000, max_prefixes_ipv6: 2000 }\npeers:\n", hubDevice, o.backend)
+	fmt.Fprintf(&yaml, "  device: %s\n  backend: %s\nbgp: { hold_time: 90s }\n", hubDevice, o.backend)
+	if h.compressed = o.compress > 0; h.compressed {
+		fmt.Fprintf(&yaml, "routes: { compress_above: %d }\n", o.compress)
+	}
+	yaml.WriteString("policies:\n  many: { extends: hub, max_prefixes_ipv4: 2000, max_prefixes_ipv6: 2000 }\npeers:\n")
 	for i := range spokes {
 		s := h.spoke(i)
 		h.spokes = append(h.spokes, s)
@@ -292,12 +299,12 @@ func (h *hub) stable() {
 	}
 }
 
-// mobile lets the spokes announce n prefixes, half of each family, that will move.
+// mobile lets the spokes announce n prefixes, half of each family and next to each other, that will move.
 func (h *hub) mobile(n int) {
 	a4, a6 := mobile4.Addr().As4(), mobile6.Addr().As16()
 	for k := range n / 2 {
-		binary.BigEndian.PutUint16(a4[1:], 200<<8+uint16(k))
-		binary.BigEndian.PutUint16(a6[4:], uint16(k))
+		binary.BigEndian.PutUint16(a4[1:], 200<<8+uint16(k+1))
+		binary.BigEndian.PutUint16(a6[6:], uint16(k+1))
 		h.add(netip.PrefixFrom(netip.AddrFrom4(a4), 24), h.random.IntN(len(h.spokes)))
 		h.add(netip.PrefixFrom(netip.AddrFrom16(a6), 64), h.random.IntN(len(h.spokes)))
 	}

@@ -282,3 +282,14 @@ func (c *capability) removesEntries(d *Device) (bool, error) {
 	c.asked, c.removes = true, err == nil
 	return c.removes, nil
 }
+
+// RemovesEntries tells whether the kernel takes single allowed-IPs away. Otherwise packets for one that is parked are lost for a
+// moment, also where a shorter one would take them.
+func (d *Device) RemovesEntries(ctx context.Context) (bool, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.usable(ctx); err != nil {
+		return false, err
+	}
+	return d.known.removesEntries(d)
+}
