@@ -44,7 +44,7 @@ func well() *patient {
 		tunFeatures:  func() (uint32, error) { return unix.IFF_TUN | unix.IFF_VNET_HDR, nil },
 		tables:       func() error { return nil },
 		settings:     func(context.Context) (host.Report, error) { return nil, nil },
-		countRoutes:  func(uint8, int, int) (routeCount, error) { return routeCount{}, nil },
+		countRoutes:  func(uint8, int, int) (host.RouteCount, error) { return host.RouteCount{}, nil },
 		unsynced:     func() (bool, error) { return false, nil },
 		fileLimit:    func() (uint64, error) { return 65536, nil },
 	}
@@ -104,17 +104,19 @@ func TestDoctor(t *testing.T) {
 		"no name":          {func(p *patient) { delete(p.root.(fstest.MapFS), "etc/iproute2/rt_protos.d/sitewire.conf") }, "route protocol", isNote, "83 has no name"},
 		"another's number": {func(p *patient) { withConfig(p, func(c *config.Config) { c.Routes.Protocol = 12 }) }, "route protocol", isWarning, "calls 12 bird"},
 		"left routes": {func(p *patient) {
-			p.countRoutes = func(uint8, int, int) (routeCount, error) { return routeCount{ours: 7}, nil }
+			p.countRoutes = func(uint8, int, int) (host.RouteCount, error) { return host.RouteCount{Ours: 7}, nil }
 		}, "routes", isNote, "7 routes with our protocol number 83"},
 		"own routes": {func(p *patient) {
 			p.running = true
-			p.countRoutes = func(uint8, int, int) (routeCount, error) { return routeCount{ours: 7}, nil }
+			p.countRoutes = func(uint8, int, int) (host.RouteCount, error) { return host.RouteCount{Ours: 7}, nil }
 		}, "routes", isOK, ""},
 		"another's metric": {func(p *patient) {
-			p.countRoutes = func(uint8, int, int) (routeCount, error) { return routeCount{others: map[uint8]int{12: 3}}, nil }
+			p.countRoutes = func(uint8, int, int) (host.RouteCount, error) {
+				return host.RouteCount{Others: map[uint8]int{12: 3}}, nil
+			}
 		}, "routes", isWarning, "3 routes with protocol 12 have our metric 512 in table 254"},
 		"routes not read": {func(p *patient) {
-			p.countRoutes = func(uint8, int, int) (routeCount, error) { return routeCount{}, errors.New("refused") }
+			p.countRoutes = func(uint8, int, int) (host.RouteCount, error) { return host.RouteCount{}, errors.New("refused") }
 		}, "routes", isNote, "not found out: refused"},
 		"clock of 1970":   {func(p *patient) { p.now = oldest.AddDate(-56, 0, 0) }, "clock", isError, "1970-01-01"},
 		"clock runs free": {func(p *patient) { p.unsynced = func() (bool, error) { return true, nil } }, "clock", isNote, "nothing keeps"},

@@ -237,15 +237,15 @@ func (p *patient) writers(context.Context) []finding {
 		return unread(check, err)
 	}
 	var list []finding
-	for _, other := range slices.Sorted(maps.Keys(n.others)) {
+	for _, other := range slices.Sorted(maps.Keys(n.Others)) {
 		list = append(list, finding{check, isWarning,
-			fmt.Sprintf("%s with protocol %d have our metric %d in table %d: ours to the same prefixes would replace them", plural(n.others[other], "route"), other, metric, table),
+			fmt.Sprintf("%s with protocol %d have our metric %d in table %d: ours to the same prefixes would replace them", plural(n.Others[other], "route"), other, metric, table),
 			"set routes.metric to a number that nobody uses in that table"})
 	}
 	switch {
-	case n.ours > 0 && !p.running:
+	case n.Ours > 0 && !p.running:
 		list = append(list, finding{check, isNote,
-			fmt.Sprintf("%s with our protocol number %d, and no daemon answers: an earlier run left them, or another program uses the number", plural(n.ours, "route"), protocol),
+			fmt.Sprintf("%s with our protocol number %d, and no daemon answers: an earlier run left them, or another program uses the number", plural(n.Ours, "route"), protocol),
 			"the next start takes them over, and removes what it does not need"})
 	case list == nil:
 		list = one(check, isOK, fmt.Sprintf("no other program writes routes with our number %d, or with our metric %d in table %d", protocol, metric, table), "")

@@ -9,8 +9,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/google/nftables"
-	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
 	"sitewire/gateway/config"
@@ -31,22 +29,16 @@ type patient struct {
 	tunFeatures  func() (uint32, error)
 	tables       func() error // lists nftables' tables
 	settings     func(context.Context) (host.Report, error)
-	countRoutes  func(protocol uint8, table, metric int) (routeCount, error)
+	countRoutes  func(protocol uint8, table, metric int) (host.RouteCount, error)
 	unsynced     func() (bool, error) // the kernel's clock
 	fileLimit    func() (uint64, error)
-}
-
-// routeCount is how many routes carry our number, and how many of our table have our metric and somebody else's number, by number.
-type routeCount struct {
-	ours   int
-	others map[uint8]int
 }
 
 // newPatient looks at this machine. The socket is where a daemon of it would listen.
 func newPatient(socket, path string, now time.Time) *patient {
 	p := &patient{
-		path: path, root: os.DirFS("/"), now: now, capabilities: capabilities, kernelWG: kernel.Probe, tunFeatures: tunFeatures, tables: nftTables,
-		settings: host.New(host.Options{}).Forwarding, countRoutes: countRoutes, unsynced: clockUnsynced, fileLimit: fileLimit,
+		path: path, root: os.DirFS("/"), now: now, capabilities: capabilities, kernelWG: kernel.Probe, tunFeatures: tunFeatures, tables: host.ListTables,
+		settings: host.New(host.Options{}).Forwarding, countRoutes: host.CountRoutes, unsynced: clockUnsynced, fileLimit: fileLimit,
 	}
 	if c, err := net.Dial("unix", socket); err == nil {
 		c.Close()
@@ -63,34 +55,6 @@ func tunFeatures() (uint32, error) {
 	}
 	defer f.Close()
 	return unix.IoctlGetUint32(int(f.Fd()), unix.TUNGETFEATURES)
-}
-
-func nftTables() error {
-	c, err := nftables.New()
-	if err == nil {
-		_, err = c.ListTablesOfFamily(nftables.TableFamilyINet)
-	}
-	return err
-}
-
-// countRoutes reads the tables of both families; a million routes take about two seconds.
-func countRoutes(protocol uint8, table, metric int) (routeCount, error) {
-	out := routeCount{others: map[uint8]int{}}
-	for _, family := range []int{netlink.FAMILY_V4, netlink.FAMILY_V6} {
-		err := netlink.RouteListFilteredIter(family, &netlink.Route{Table: unix.RT_TABLE_UNSPEC}, netlink.RT_FILTER_TABLE, func(r netlink.Route) bool {
-			switch {
-			case uint8(r.Protocol) == protocol:
-				out.ours++
-			case r.Table == table && r.Priority == metric:
-				out.others[uint8(r.Protocol)]++
-			}
-			return true
-		})
-		if err != nil && !errors.Is(err, unix.EAFNOSUPPORT) && !errors.Is(err, netlink.ErrDumpInterrupted) {
-			return out, fmt.Errorf("list routes: %w", err)
-		}
-	}
-	return out, nil
 }
 
 // clockUnsynced asks whether something keeps the clock right (adjtimex(2) with nothing to set).
