@@ -147,7 +147,7 @@ func TestRoutesPolicy(t *testing.T) {
 			{Name: "core", Families: []routes.Family{v4}, Recursive: true},
 		},
 		Own:         []netip.Prefix{pfx("10.0.0.0/16"), pfx("fd00::/48")},
-		Unreachable: true, MaxPaths: 2, MaxRoutes: 1000, CompressAbove: 4096, SweepAfter: 90 * time.Second, ReconcileEvery: 7 * time.Second,
+		Unreachable: true, MaxPaths: 2, MaxRoutes: 1000, SweepAfter: 90 * time.Second, ReconcileEvery: 7 * time.Second,
 	}, routesPolicy(loadHub(t)))
 }
 

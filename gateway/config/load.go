@@ -38,7 +38,7 @@ func defaults(path string) *raw {
 		},
 		Routes: Routes{
 			Table: mainTable, Metric: 512, Protocol: 83, Unreachable: true, NexthopObjects: true,
-			CompressAbove: 4096, ReconcileEvery: time.Minute, SweepAfter: 2 * time.Minute,
+			CompressAbove: 0, ReconcileEvery: time.Minute, SweepAfter: 2 * time.Minute,
 		},
 	}}
 }
