@@ -41,7 +41,7 @@ func TestRunbookCommands(t *testing.T) {
 func TestRunbookCommandsAreChecked(t *testing.T) {
 	for command, good := range map[string]bool{
 		"status": true, "peers NAME": true, "routes --peer NAME --rejected": true, "status --fail": true,
-		"doctor": false, "bgp reset NAME": false, "routes --conflicts": false, "explain": false, "peers NAME NAME": false,
+		"physician": false, "bgp reset NAME": false, "routes --conflicts": false, "explain": false, "peers NAME NAME": false,
 	} {
 		if _, err := parsesAsCommand(strings.Fields(command)); good != (err == nil) {
 			t.Errorf("sitewire %s: %v", command, err)

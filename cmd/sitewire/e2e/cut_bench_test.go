@@ -97,6 +97,10 @@ func BenchmarkCut(b *testing.B) {
 				b.ReportMetric(all, "ms-all")
 				b.ReportMetric(lost, "lost")
 				b.ReportMetric(total, "ms-from-cut")
+				table := fmt.Sprintf("neighbour with %d prefixes lost ", n)
+				beside.add(table+"first packet the other way, ms", one.name, first)
+				beside.add(table+"all packets, ms", one.name, all)
+				beside.add(table+"from the cut, ms", one.name, total)
 				fmt.Fprintf(&s, "%-10s %10.1f %10.1f %10.1f %10.1f %8.0f %8.0f %10.0f %10.0f\n", one.name,
 					first, firstWorst, all, allWorst, lost, lostWorst, total, totalWorst)
 			})

@@ -100,6 +100,10 @@ func BenchmarkDN42Start(b *testing.B) {
 				b.ReportMetric(s.cpu.Seconds(), "s-cpu")
 				b.ReportMetric(float64(s.peak)/1024, "MiB-peak")
 				b.ReportMetric(float64(s.steady)/1024, "MiB-steady")
+				beside.add("dn42 start until in the kernel, s", one.name, s.routes.Seconds())
+				beside.add("dn42 start until all are told, s", one.name, s.told.Seconds())
+				beside.add("dn42 start CPU, s", one.name, s.cpu.Seconds())
+				beside.add("dn42 start peak, MiB", one.name, float64(s.peak)/1024)
 				list = append(list, s)
 			})
 		}

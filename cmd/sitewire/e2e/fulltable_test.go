@@ -56,6 +56,10 @@ func BenchmarkFullTable(b *testing.B) {
 				b.ReportMetric(l.wall.Seconds(), "s-wall")
 				b.ReportMetric(l.cpu.Seconds(), "s-cpu")
 				b.ReportMetric(float64(l.peak)/1024, "MiB-peak")
+				table := fmt.Sprintf("%d prefixes ", n)
+				beside.add(table+"until in the kernel, s", one.name, l.wall.Seconds())
+				beside.add(table+"CPU, s", one.name, l.cpu.Seconds())
+				beside.add(table+"peak, MiB", one.name, float64(l.peak)/1024)
 				list = append(list, l)
 			})
 		}

@@ -30,7 +30,9 @@ func TestMain(m *testing.M) {
 	if program != "" {
 		os.Exit(m.Run())
 	}
-	os.Exit(run(m))
+	code := run(m)
+	beside.print(os.Stdout)
+	os.Exit(code)
 }
 
 func run(m *testing.M) int {
