@@ -173,23 +173,26 @@ func (t *tunnels) Lasting() bool { return t.index.Load().lasting }
 
 // Kept tells whether the tunnels of an earlier run were all found again: then forwarding went on while there was no
 // process. A peer that was configured only now is no loss.
-func (t *tunnels) Kept(ctx context.Context) (all bool, err error) {
-	err = t.call(ctx, func(context.Context) error {
-		found := 0
+func (t *tunnels) Kept(ctx context.Context) (bool, error) {
+	answer := make(chan bool, 1) // ctx may end while the question is looked into
+	err := t.call(ctx, func(context.Context) error {
+		found, lost := 0, false
 		for name, d := range t.devices {
 			for _, p := range d.peers {
-				switch was := t.kept.has(name, p.spec.PublicKey); {
-				case p.found && was:
+				was := t.kept.has(name, p.spec.PublicKey)
+				if was && p.found {
 					found++
-				case was:
-					return nil
 				}
+				lost = lost || was && !p.found
 			}
 		}
-		all = found > 0
+		answer <- found > 0 && !lost
 		return nil
 	})
-	return all, err
+	if err != nil {
+		return false, err
+	}
+	return <-answer, nil
 }
 
 // adopt takes over the session of a peer that was found on a running device. Who kept it alive cannot be seen; that it

@@ -45,13 +45,23 @@ const (
 type heapLook struct {
 	allocated uint64 // since the start
 	live      uint64 // found by the last collection
+	// paper is what Go counts as in use and the kernel has not given: of each device in userspace some 14 MiB of buffers that
+	// nothing was ever received into.
+	paper uint64
 }
+
+// real is what is live and there: at least a sixteenth of what is live.
+func (h heapLook) real() uint64 { return max(h.live-min(h.live, h.paper), h.live/16, 1<<20) }
 
 // memory keeps the heap in proportion. It is owned by the goroutine that runs it.
 type memory struct {
 	look    func() heapLook
 	percent func(int)
 	trim    func()
+	// limit is what the process may take, in bytes; 0 leaves the garbage collector's limit alone. setLimit sets that.
+	limit    int64
+	setLimit func(int64)
+	limited  int64 // what it was set to
 
 	last      heapLook
 	looked    time.Time // at last
@@ -63,9 +73,12 @@ type memory struct {
 	trimmed   time.Time
 }
 
-// newMemory makes one for this process.
-func newMemory() *memory {
-	return &memory{look: lookAtHeap, percent: func(n int) { debug.SetGCPercent(n) }, trim: returnMemory}
+// newMemory makes one for this process, which may take so many bytes; 0 for as many as there are.
+func newMemory(limit int64) *memory {
+	return &memory{
+		look: lookAtHeap, percent: func(n int) { debug.SetGCPercent(n) }, trim: returnMemory,
+		limit: limit, setLimit: func(n int64) { debug.SetMemoryLimit(n) }, limited: limit,
+	}
 }
 
 func (m *memory) run(ctx context.Context) error {
@@ -102,10 +115,10 @@ func tellCollections(ctx context.Context, c chan<- struct{}) {
 
 // collection follows the end of one.
 func (m *memory) collection(now time.Time) {
-	live := m.look().live
-	m.hurried = m.hurried || now.Sub(m.collected) < hurryOf(live)
+	h := m.look()
+	m.hurried = m.hurried || now.Sub(m.collected) < hurryOf(h.real())
 	m.collected = now
-	m.pace(live)
+	m.pace(h)
 }
 
 // hurryOf is how close together collections of a heap with so many live bytes are too close.
@@ -113,16 +126,25 @@ func hurryOf(live uint64) time.Duration {
 	return time.Duration(float64(hurry) * max(1, float64(live)/largeHeap))
 }
 
-// pace sets GOGC for a heap with so many live bytes. It has to follow each collection while the heap is busy: what is right
-// for 2 MiB lets 20 MiB grow to a gigabyte.
-func (m *memory) pace(live uint64) {
-	p := gcPercent(live)
+// pace sets GOGC for the heap as it is. It has to follow each collection while the heap is busy: what is right for 2 MiB lets
+// 20 MiB grow to a gigabyte. What is on paper only must not make room for garbage.
+func (m *memory) pace(h heapLook) {
+	is := h.real()
+	p := gcPercent(is)
 	if m.hurried {
-		p = max(busyPercent, int(100*smallHeap/max(live, 1<<20)))
+		p = max(busyPercent, int(100*smallHeap/is))
+	}
+	if is < h.live {
+		p = max(1, int(float64(p)*float64(is)/float64(h.live)))
 	}
 	if p != m.set {
 		m.set = p
 		m.percent(p)
+	}
+	const step = 1 << 20
+	if n := m.limit + int64(h.paper); m.limit > 0 && (n-m.limited >= step || m.limited-n >= step) {
+		m.limited = n
+		m.setLimit(n)
 	}
 }
 
@@ -131,18 +153,18 @@ func (m *memory) step(now time.Time) {
 	h := m.look()
 	allocated := h.allocated - m.last.allocated
 	if m.hurried { // would they still be, with what is set at rest?
-		between := float64(max(h.live, smallHeap)) * float64(gcPercent(h.live)) / 100
-		m.hurried = float64(allocated)*hurryOf(h.live).Seconds() > between*now.Sub(m.looked).Seconds()
+		between := float64(max(h.real(), smallHeap)) * float64(gcPercent(h.real())) / 100
+		m.hurried = float64(allocated)*hurryOf(h.real()).Seconds() > between*now.Sub(m.looked).Seconds()
 	}
 	m.last, m.looked = h, now
-	m.pace(h.live)
+	m.pace(h)
 	if allocated > quietRate*uint64(lookEvery/time.Second) {
 		m.taken += allocated
 		m.quiet = 0
 		return
 	}
 	m.quiet++
-	if m.quiet >= quietLooks && m.taken >= max(worthwhile, h.live/2) && now.Sub(m.trimmed) >= trimEvery {
+	if m.quiet >= quietLooks && m.taken >= max(worthwhile, h.real()/2) && now.Sub(m.trimmed) >= trimEvery {
 		m.taken, m.trimmed = 0, now
 		m.trim()
 	}
@@ -162,25 +184,49 @@ func returnMemory() {
 }
 
 func lookAtHeap() heapLook {
-	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"}}
+	s := []metrics.Sample{
+		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+	}
 	metrics.Read(s)
-	return heapLook{allocated: s[0].Value.Uint64(), live: s[1].Value.Uint64()}
+	h := heapLook{allocated: s[0].Value.Uint64(), live: s[1].Value.Uint64()}
+	if is, ok := resident(os.DirFS("/")); ok {
+		counted := s[2].Value.Uint64() - s[3].Value.Uint64()
+		h.paper = counted - min(counted, is)
+	}
+	return h
+}
+
+// resident is this process' own memory that the kernel has given, in bytes (proc(5), statm).
+func resident(root fs.FS) (uint64, bool) {
+	text, err := fs.ReadFile(root, "proc/self/statm")
+	f := strings.Fields(string(text))
+	if err != nil || len(f) < 3 {
+		return 0, false
+	}
+	all, err := strconv.ParseUint(f[1], 10, 64)
+	shared, other := strconv.ParseUint(f[2], 10, 64)
+	if err != nil || other != nil || shared > all {
+		return 0, false
+	}
+	return (all - shared) * uint64(os.Getpagesize()), true
 }
 
 // limitMemory tells the garbage collector about the cgroup's limit, so that a full table makes it work harder before the kernel kills the
-// process. GOMEMLIMIT, if set, wins; without a limit nothing changes.
-func (d *process) limitMemory() {
+// process. GOMEMLIMIT, if set, wins; without a limit nothing changes. It returns the limit in bytes, for memory to follow; 0 if there is none.
+func (d *process) limitMemory() int64 {
 	const headroom = 10 // percent, for what is not on the heap
 	if os.Getenv("GOMEMLIMIT") != "" {
-		return
+		return 0
 	}
 	limit := cgroupLimit(os.DirFS("/"))
 	if limit == math.MaxInt64 {
-		return
+		return 0
 	}
 	limit -= limit / 100 * headroom
 	debug.SetMemoryLimit(limit)
 	d.log.Info("memory limit follows the cgroup", "bytes", limit)
+	return limit
 }
 
 // cgroupLimit is the memory limit of this process' cgroup (version 2) in bytes; math.MaxInt64 if there is none.

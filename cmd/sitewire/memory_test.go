@@ -71,6 +71,31 @@ func TestMemoryWhileBusy(t *testing.T) {
 	}
 }
 
+// Buffers that are on paper only make no room for garbage, and do not count against the limit.
+func TestMemoryOnPaper(t *testing.T) {
+	const mib = 1 << 20
+	h := heapLook{live: 3100 * mib, paper: 2844 * mib} // 200 devices
+	var percents []int
+	var limits []int64
+	m := &memory{
+		look: func() heapLook { return h }, percent: func(n int) { percents = append(percents, n) }, trim: func() {},
+		limit: 460 * mib, limited: 460 * mib, setLimit: func(n int64) { limits = append(limits, n/mib) },
+	}
+	now := time.Unix(0, 0)
+	m.step(now)
+	m.step(now.Add(lookEvery))
+	h.paper -= mib / 2 // not worth a word
+	m.step(now.Add(2 * lookEvery))
+	h.paper -= 500 * mib // they are used now
+	m.step(now.Add(3 * lookEvery))
+	if want := []int{2, 12}; !slices.Equal(percents, want) {
+		t.Errorf("GOGC was set to %v, want %v: 33 %% of 256 MiB and 50 %% of 756 MiB", percents, want)
+	}
+	if want := []int64{3304, 2803}; !slices.Equal(limits, want) {
+		t.Errorf("the limit was set to %v MiB, want %v", limits, want)
+	}
+}
+
 func TestCollectionsAreTold(t *testing.T) {
 	c := make(chan struct{}, 1)
 	tellCollections(t.Context(), c)
@@ -85,15 +110,24 @@ func TestCollectionsAreTold(t *testing.T) {
 }
 
 func TestLookAtHeap(t *testing.T) {
-	runtime.GC()
+	const size = 64 << 20
+	returnMemory()
 	before := lookAtHeap()
-	kept := make([]byte, 8<<20)
+	kept := make([]byte, size) // zeroes that the kernel has not given
 	runtime.GC()
 	after := lookAtHeap()
-	for what, grown := range map[string]uint64{"allocated": after.allocated - before.allocated, "live": after.live - before.live} {
-		if grown < uint64(len(kept))*9/10 {
-			t.Errorf("%s: %d bytes more after %d were", what, grown, len(kept))
+	for what, grown := range map[string]uint64{
+		"allocated": after.allocated - before.allocated, "live": after.live - before.live, "on paper": after.paper - before.paper,
+	} {
+		if grown < size/2 || grown > size*3/2 {
+			t.Errorf("%s: %d bytes more after %d were", what, grown, size)
 		}
+	}
+	for i := 0; i < size; i += 1024 {
+		kept[i] = 1
+	}
+	if left := lookAtHeap().paper - before.paper; left > size/4 && left < 1<<63 {
+		t.Errorf("%d of %d bytes still on paper after they were written to", left, size)
 	}
 	runtime.KeepAlive(kept)
 }

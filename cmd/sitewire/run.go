@@ -84,8 +84,10 @@ type process struct {
 	api     *gateway.API
 	prober  *probe.Prober
 	devices deviceWatch
-	serving atomic.Bool // the API listens
-	running atomic.Pointer[gateway.Gateway]
+	// memoryLimit is what limitMemory found.
+	memoryLimit int64
+	serving     atomic.Bool // the API listens
+	running     atomic.Pointer[gateway.Gateway]
 }
 
 // Level implements slog.Leveler: the level of the configuration that is in force, so that a reload turns debugging on and off.
@@ -103,7 +105,7 @@ func (d *process) run(ctx context.Context) error {
 	for _, w := range d.cfg.Warnings {
 		d.log.Warn("configuration", "warning", w.String())
 	}
-	d.limitMemory()
+	d.memoryLimit = d.limitMemory()
 	d.log.Info("WireGuard backend chosen", "backend", d.backend, "reason", d.reason)
 	if err := notRunning(ctx, d.cfg.Socket); err != nil {
 		return err
@@ -219,7 +221,7 @@ func (d *process) start(group *errgroup.Group, ctx context.Context) {
 	task("systemd", func(ctx context.Context) error { return d.notify(ctx) })
 	task("signals", d.reloadOnSignal)
 	if os.Getenv("GOGC") == "" { // whoever sets it knows better
-		task("memory", newMemory().run)
+		task("memory", newMemory(d.memoryLimit).run)
 	}
 	if d.cfg.Metrics.Listen != "" {
 		task("metrics", d.serveMetrics)

@@ -237,6 +237,7 @@ neighbours:
 			{"routes", "--json"}, {"explain", "172.20.1.1"}, {"config"}, {"config", "--json"}, {"version", "--json"},
 			{"peers", "env"}, {"peers", "cred", "--json"}, {"bgp"}, {"bgp", "nyc", "--json"}, {"routes"}, {"routes", "172.20.1.0/24"}, {"explain", "10.18.0.1", "--json"},
 			{"rpki"}, {"rpki", "--json"}, {"diff"}, {"diff", "--json"}, {"reload"}, {"reload", "--json"}, {"check", d.file}, {"check", "--json", d.file}, {"schema"},
+			{"doctor", d.file}, {"doctor", "--json", d.file},
 			{"export", "wg-quick", d.file}, {"export", "wg-quick", "--live", d.file}, {"export", "wg-quick", "--force", "-o", filepath.Join(d.dir, "wireguard"), d.file},
 		} {
 			run(append([]string{"--socket", d.socket}, args...)...)
@@ -294,6 +295,7 @@ neighbours:
 		run("check", path)
 		run("check", "--json", path)
 		run("check", "--no-secrets", path)
+		run("doctor", path)
 		run("run", "--config", path)
 		run("--socket", d.socket, "diff", path)
 		d.put("sitewire.yaml", text)
