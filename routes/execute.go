@@ -198,6 +198,7 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp 
 
 	if len(divert) > 0 {
 		run(divert, StageFIB, s.switcher.Switch)
+		s.publish(time.Now()) // what follows may take long
 	}
 	run(allow, StageAllowedIPs, s.tunnels.Write)
 	of := cursor{list: list}
