@@ -129,11 +129,6 @@ func TestDoctor(t *testing.T) {
 			p.fileLimit = func() (uint64, error) { return 1024, nil }
 		}, "open files", isOK, "1 device with 400 sessions"},
 		"little memory": {func(p *patient) { put(p, "sys/fs/cgroup/memory.max", "67108864\n") }, "memory", isWarning, "the control group's limit is 64.00 MiB"},
-		"memory that is counted": {func(p *patient) {
-			noWireGuard(p)
-			withConfig(p, peers(200, false))
-			put(p, "sys/fs/cgroup/memory.max", "1073741824\n")
-		}, "memory", isWarning, "Go counts 2.93 GiB of buffers for 200 devices"},
 		"memory for the machine": {func(*patient) {}, "memory", isOK, "the machine's memory is 15.26 GiB"},
 		"container":              {func(p *patient) { put(p, ".dockerenv", "") }, "place", isNote, "this is a container"},
 		"namespace": {func(p *patient) {

@@ -319,14 +319,9 @@ func (p *patient) size() (devices, sessions int) {
 // learned. They are the figures of docs/performance.md, rounded up.
 const memoryAlways, memorySession, memoryDevice, memoryRoute = 64 << 20, 1 << 20, 2 << 20, 4 << 10
 
-// memoryCounted is what Go's memory limit counts of a device in userspace, in bytes: 192 buffers of 64 KiB that packets may be received into, and
-// tables for offloads.
-const memoryCounted = 15 << 20
-
-func (p *patient) memory(ctx context.Context) []finding {
+func (p *patient) memory(context.Context) []finding {
 	const check = "memory"
-	const inGroup = "the control group's limit"
-	limit, of := cgroupLimit(p.root), inGroup
+	limit, of := cgroupLimit(p.root), "the control group's limit"
 	if limit == math.MaxInt64 {
 		limit, of = p.installed(), "the machine's memory"
 	}
@@ -336,10 +331,6 @@ func (p *patient) memory(ctx context.Context) []finding {
 	need, what := int64(memoryAlways), "a gateway"
 	if p.cfg != nil {
 		devices, sessions := p.size()
-		if counted := int64(devices) * memoryCounted; p.cfg.WireGuard.Backend != config.BackendKernel && counted > limit/2 && of == inGroup && p.kernelWG(ctx) != nil {
-			return one(check, isWarning, fmt.Sprintf("%s is %s, and Go counts %s of buffers for %s in userspace, although little of it is ever used: it would collect garbage all the time",
-				of, bytesText(uint64(limit)), bytesText(uint64(counted)), plural(devices, "device")), "one shared device (wireguard.device), kernel WireGuard, or GOMEMLIMIT=off in the daemon's environment")
-		}
 		need += int64(devices)*memoryDevice + int64(sessions)*memorySession
 		what = fmt.Sprintf("%s and %s", plural(devices, "device"), plural(sessions, "session"))
 	}
