@@ -116,18 +116,19 @@ func TestLookAtHeap(t *testing.T) {
 	kept := make([]byte, size) // zeroes that the kernel has not given
 	runtime.GC()
 	after := lookAtHeap()
-	for what, grown := range map[string]uint64{
-		"allocated": after.allocated - before.allocated, "live": after.live - before.live, "on paper": after.paper - before.paper,
-	} {
-		if grown < size/2 || grown > size*3/2 {
+	for what, grown := range map[string]uint64{"allocated": after.allocated - before.allocated, "live": after.live - before.live} {
+		if grown < size*9/10 {
 			t.Errorf("%s: %d bytes more after %d were", what, grown, size)
 		}
+	}
+	if grown := after.paper - before.paper; grown < size/4 || grown > size*2 { // the kernel may give more than is asked for
+		t.Errorf("on paper: %d bytes more after %d were asked for", grown, size)
 	}
 	for i := 0; i < size; i += 1024 {
 		kept[i] = 1
 	}
-	if left := lookAtHeap().paper - before.paper; left > size/4 && left < 1<<63 {
-		t.Errorf("%d of %d bytes still on paper after they were written to", left, size)
+	if written := lookAtHeap().paper; written+size/4 > after.paper {
+		t.Errorf("%d bytes on paper, and %d after %d were written to", after.paper, written, size)
 	}
 	runtime.KeepAlive(kept)
 }
