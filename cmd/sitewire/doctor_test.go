@@ -128,7 +128,7 @@ func TestDoctor(t *testing.T) {
 			withConfig(p, peers(400, true))
 			p.fileLimit = func() (uint64, error) { return 1024, nil }
 		}, "open files", isOK, "1 device with 400 sessions"},
-		"little memory": {func(p *patient) { put(p, "sys/fs/cgroup/memory.max", "67108864\n") }, "memory", isWarning, "the control group's limit is 64.00 MiB"},
+		"little memory":          {func(p *patient) { put(p, "sys/fs/cgroup/memory.max", "67108864\n") }, "memory", isWarning, "the control group's limit is 64.00 MiB"},
 		"memory for the machine": {func(*patient) {}, "memory", isOK, "the machine's memory is 15.26 GiB"},
 		"container":              {func(p *patient) { put(p, ".dockerenv", "") }, "place", isNote, "this is a container"},
 		"namespace": {func(p *patient) {
