@@ -106,7 +106,7 @@ func (l *loop) poll(now time.Time) {
 
 // firstCounts are how long after a session came up its neighbour alone is asked about: at once, and when what came up with it has had
 // time to be learned. After that its turn comes at adviseEvery.
-var firstCounts = []time.Duration{0, 2 * time.Second}
+var firstCounts = []time.Duration{0, 2 * time.Second, 8 * time.Second}
 
 // count asks how much is advertised on one session: on one that came up a moment ago, which would show none for long otherwise, or on the
 // one that was not asked about for the longest time.
