@@ -23,8 +23,6 @@ type work struct {
 	row    *Row // nil: nothing is known of it
 	cause  Cause
 	caused bool // there is a new cause
-	since  time.Time
-	acts   bool // something is to be done
 }
 
 // toDo is work on prefixes (sorted, each once); causes may lack some of them.
@@ -52,11 +50,10 @@ func (s *Syncer) sync(ctx context.Context, list []work) {
 	s.planner.devices(s.snapshot, s.ledger)
 	for i := range list {
 		w := &list[i]
-		if w.acts = s.planner.prefix(w.prefix, w.row, s.ledger); !w.acts {
+		if !s.planner.prefix(w.prefix, w.row, s.ledger) {
 			continue
 		}
 		waiting := s.pending.get(w.prefix)
-		w.since = start
 		switch {
 		case waiting == nil:
 			s.acting.n++
@@ -124,7 +121,7 @@ func (s *Syncer) settle(list []work, failed []failedOp) {
 			}
 			continue
 		}
-		s.pending.add(p, w.since, w.cause)
+		s.pending.add(p, s.acting.since, w.cause)
 		r := s.retries.again(p, now)
 		s.ledger.change(p, func(h *edit) {
 			since := now
