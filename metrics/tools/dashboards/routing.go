@@ -106,14 +106,23 @@ func routing() Board {
 				Queries: []Query{{Expr: `histogram_quantile(0.95, sum by (instance, trigger, le) (increase(sitewire_failover_duration_seconds_bucket{gw}[1h])))`,
 					Legend: "{{instance}} {{trigger}}"}},
 			}, {
-				Title: "Route changes", Kind: TimeSeries, W: 12, H: 8, Unit: "ops", Min: new(0.0), Stack: true, Steps: neutral, NoValue: "no data",
+				Title: "Route changes", Kind: TimeSeries, W: 8, H: 8, Unit: "ops", Min: new(0.0), Stack: true, Steps: neutral, NoValue: "no data",
 				Question: "How much does the kernel's table move?",
 				Normal:   "0 between events.",
 				Do:       "Constant replaces: a path flaps; the UPDATEs on the BGP board tell which peer.",
 				Queries: []Query{{Expr: `sum by (instance, operation) (rate(sitewire_route_changes_total{family}[$__rate_interval]))`,
 					Legend: "{{instance}} {{operation}}"}},
 			}, {
-				Title: "Time from start to first sync", Kind: TimeSeries, W: 12, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no data",
+				Title: "Tunnels diverted", Kind: TimeSeries, W: 8, H: 8, Unit: "none", Min: new(0.0), Steps: neutral, NoValue: "no data",
+				Question: "Whose routes were sent their other ways all at once because the tunnel was lost?",
+				Normal:   "0; 1 from the loss of a tunnel until it carries routes again. Only tunnels with nexthop objects can be diverted.",
+				Do:       "Many short ones: a tunnel flaps; see its BFD and the losses on the tunnel board. `sitewire routes` names them.",
+				Queries: []Query{
+					{Expr: `sitewire_diversions_active{gw}`, Legend: "{{instance}} now"},
+					{Expr: `increase(sitewire_diversions_total{gw}[$__rate_interval])`, Legend: "{{instance}} new"},
+				},
+			}, {
+				Title: "Time from start to first sync", Kind: TimeSeries, W: 8, H: 8, Unit: "s", Min: new(0.0), Steps: neutral, NoValue: "no data",
 				Question: "How long did the gateway need after its last start until the kernel was as it should be?",
 				Normal:   "Seconds; as long as the wait for End-of-RIB if a neighbour is away.",
 				Do:       "0 long after a start: it is still not in step, see changes waiting.",
