@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"sitewire/bgp/bfd"
 	"sitewire/gateway"
 	"sitewire/topologies/netns"
 	"sitewire/topologies/netns/nstest"
@@ -162,15 +163,16 @@ func (d *daemon) diverted(t *testing.T, lost, to *site, prefixes int) {
 // device that a peer has at the other end.
 func (s *site) device() string { return "wg-" + s.name }
 
-// carry waits until both sessions carry the table, and the kernel has it.
+// carry waits until both sessions carry the table, BFD watches them, and the kernel has the table.
 func (d *daemon) carry(t *testing.T, want int, within time.Duration) {
 	t.Helper()
 	d.sessionsUp(2)
 	nstest.Eventually(t, within, "the whole table from both", func() error {
 		time.Sleep(200 * time.Millisecond)
 		for _, n := range []string{"left", "right"} {
-			if c := d.session(n).IPv4; c == nil || c.Accepted < want {
-				return fmt.Errorf("%s: %+v", n, c)
+			s := d.session(n)
+			if s.IPv4 == nil || s.IPv4.Accepted < want || s.BFD == nil || s.BFD.State != bfd.Up {
+				return fmt.Errorf("%s: %+v, BFD %+v", n, s.IPv4, s.BFD)
 			}
 		}
 		if n := d.through(""); n != want {
