@@ -20,14 +20,14 @@ import (
 // With 100 idle peers 70 MiB are live, and after a start with Go's default, to double the heap between two collections,
 // 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
 // a heap is a million and a half small objects. While it is busy that would be too dear: a table of 100,000 routes took
-// twice the time of both cores for it. So when collections follow each other in less than hurry, the heap may grow by
-// smallHeap, or by busyPercent if that is more, until they would not. (A shorter hurry does not do: where collections are what
-// makes everything slow, they become rare enough.)
+// twice the time of both cores for it. So when collections take more than dear of a core, the heap may grow by
+// smallHeap, or by busyPercent if that is more, until they would not. (How close together they are does not tell: where
+// they make everything slow, they become rare. Of a million routes they took half of both cores, 10 s apart.)
 const (
 	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 50
 	busyPercent             = 100
-	hurry                   = 3 * time.Second // for a heap up to largeHeap, and in proportion beyond: so is their price
+	dear                    = 0.05 // seconds of processors' time in a second
 )
 
 // After quietLooks of lookEvery in which not more than quietRate bytes a second were allocated, memory is returned to the
@@ -48,6 +48,8 @@ type heapLook struct {
 	// paper is what Go counts as in use and the kernel has not given: of each device in userspace some 14 MiB of buffers that
 	// nothing was ever received into.
 	paper uint64
+	// collecting is the time of processors that collections took since the start, but for what nothing else wanted.
+	collecting time.Duration
 }
 
 // real is what is live and there: at least a sixteenth of what is live.
@@ -64,12 +66,14 @@ type memory struct {
 	limited  int64 // what it was set to
 
 	last      heapLook
-	looked    time.Time // at last
-	collected time.Time // when the last collection ended
-	hurried   bool      // collections follow each other closely
-	set       int       // percent
-	taken     uint64    // bytes allocated while busy since the last trim
-	quiet     int       // looks in a row
+	looked    time.Time     // at last
+	collected time.Time     // when the last collection ended
+	spent     time.Duration // heapLook.collecting then
+	price     time.Duration // of that collection
+	hurried   bool          // collections take too much
+	set       int           // percent
+	taken     uint64        // bytes allocated while busy since the last trim
+	quiet     int           // looks in a row
 	trimmed   time.Time
 }
 
@@ -116,14 +120,10 @@ func tellCollections(ctx context.Context, c chan<- struct{}) {
 // collection follows the end of one.
 func (m *memory) collection(now time.Time) {
 	h := m.look()
-	m.hurried = m.hurried || now.Sub(m.collected) < hurryOf(h.real())
+	m.price, m.spent = h.collecting-m.spent, h.collecting
+	m.hurried = m.hurried || m.price.Seconds() > dear*now.Sub(m.collected).Seconds()
 	m.collected = now
 	m.pace(h)
-}
-
-// hurryOf is how close together collections of a heap with so many live bytes are too close.
-func hurryOf(live uint64) time.Duration {
-	return time.Duration(float64(hurry) * max(1, float64(live)/largeHeap))
 }
 
 // pace sets GOGC for the heap as it is. It has to follow each collection while the heap is busy: what is right for 2 MiB lets
@@ -154,7 +154,7 @@ func (m *memory) step(now time.Time) {
 	allocated := h.allocated - m.last.allocated
 	if m.hurried { // would they still be, with what is set at rest?
 		between := float64(max(h.real(), smallHeap)) * float64(gcPercent(h.real())) / 100
-		m.hurried = float64(allocated)*hurryOf(h.real()).Seconds() > between*now.Sub(m.looked).Seconds()
+		m.hurried = float64(allocated)/between*m.price.Seconds() > dear*now.Sub(m.looked).Seconds()
 	}
 	m.last, m.looked = h, now
 	m.pace(h)
@@ -187,9 +187,13 @@ func lookAtHeap() heapLook {
 	s := []metrics.Sample{
 		{Name: "/gc/heap/allocs:bytes"}, {Name: "/gc/heap/live:bytes"},
 		{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/cpu/classes/gc/total:cpu-seconds"}, {Name: "/cpu/classes/gc/mark/idle:cpu-seconds"},
 	}
 	metrics.Read(s)
-	h := heapLook{allocated: s[0].Value.Uint64(), live: s[1].Value.Uint64()}
+	h := heapLook{
+		allocated: s[0].Value.Uint64(), live: s[1].Value.Uint64(),
+		collecting: time.Duration((s[4].Value.Float64() - s[5].Value.Float64()) * float64(time.Second)),
+	}
 	if is, ok := resident(os.DirFS("/")); ok {
 		counted := s[2].Value.Uint64() - s[3].Value.Uint64()
 		h.paper = counted - min(counted, is)

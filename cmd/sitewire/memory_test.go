@@ -40,8 +40,8 @@ func TestMemoryIsReturnedWhenQuiet(t *testing.T) {
 	}
 }
 
-// While collections follow each other closely a small heap may grow by 128 MiB and a large one may double, from what it
-// is at each of them; and only then.
+// While collections take more than a twentieth of a core a small heap may grow by 128 MiB and a large one may double, from what
+// it is at each of them; and only then.
 func TestMemoryWhileBusy(t *testing.T) {
 	const mib = 1 << 20
 	h := heapLook{live: 2 * mib}
@@ -49,23 +49,25 @@ func TestMemoryWhileBusy(t *testing.T) {
 	m := &memory{look: func() heapLook { return h }, percent: func(n int) { got = append(got, n) }, trim: func() {}}
 	now := time.Unix(0, 0)
 	m.step(now)
-	at := now.Add(time.Second)
-	m.collection(at)
-	at = at.Add(hurry)
-	m.collection(at) // far enough apart
-	at = at.Add(hurry / 2)
-	m.collection(at)
+	at := now
+	collect := func(after, price time.Duration) {
+		at = at.Add(after)
+		h.collecting += price
+		m.collection(at)
+	}
+	collect(time.Second, 40*time.Millisecond) // cheap enough
+	collect(time.Second, 60*time.Millisecond)
 	h.live = 64 * mib
-	m.collection(at.Add(time.Millisecond))
+	collect(time.Second, 10*time.Millisecond)
 	h.live = 2048 * mib
-	m.collection(at.Add(2 * time.Millisecond))
+	collect(time.Second, 2*time.Second)
 	h.allocated += 1000 * mib
-	m.step(now.Add(lookEvery)) // 200 MiB/s: with 50 % of 2 GiB, 5 s between two
+	m.step(now.Add(lookEvery)) // 200 MiB/s: with 50 % of 2 GiB, 2 s of a core in 5 s
 	h.live = 512 * mib
 	h.allocated += 6000 * mib
 	m.step(now.Add(2 * lookEvery)) // 1200 MiB/s
-	h.allocated += 100 * mib
-	m.step(now.Add(3 * lookEvery)) // 20 MiB/s: with 50 % of 512 MiB, 12 s between two
+	h.allocated += 30 * mib
+	m.step(now.Add(3 * lookEvery)) // 6 MiB/s: with 50 % of 512 MiB, 2 s of a core in 43 s
 	if want := []int{25, 6400, 200, 100, 50}; !slices.Equal(got, want) {
 		t.Errorf("GOGC was set to %v, want %v", got, want)
 	}
@@ -116,6 +118,9 @@ func TestLookAtHeap(t *testing.T) {
 	kept := make([]byte, size) // zeroes that the kernel has not given
 	runtime.GC()
 	after := lookAtHeap()
+	if after.collecting <= before.collecting {
+		t.Errorf("collections took %v, and after one more %v", before.collecting, after.collecting)
+	}
 	for what, grown := range map[string]uint64{"allocated": after.allocated - before.allocated, "live": after.live - before.live} {
 		if grown < size*9/10 {
 			t.Errorf("%s: %d bytes more after %d were", what, grown, size)
