@@ -2,9 +2,11 @@ package host
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netlink/nl"
@@ -104,6 +106,7 @@ func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) 
 		return 0, fmt.Errorf("open a netlink socket: %w", err)
 	}
 	defer nlh.Close()
+	devices := sync.OnceValues(h.devices)
 	for _, family := range families {
 		if err := ctx.Err(); err != nil {
 			return added, err
@@ -113,7 +116,10 @@ func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) 
 		// The copies come before the rules that lead to them, and go after them.
 		var err error
 		if copies {
-			err = h.copyDefaults(nlh, family, true)
+			var d devicesByKind
+			if d, err = devices(); err == nil {
+				err = h.copyDefaults(nlh, family, &d)
+			}
 		}
 		if err == nil {
 			var n int
@@ -121,7 +127,7 @@ func (h *Host) setRules(ctx context.Context, wanted func(family int) []ruleKey) 
 			added += n
 		}
 		if err == nil && !copies {
-			err = h.copyDefaults(nlh, family, false)
+			err = h.copyDefaults(nlh, family, nil)
 		}
 		if errors.Is(err, unix.EAFNOSUPPORT) || errors.Is(err, unix.EOPNOTSUPP) {
 			continue // a kernel without IPv6 needs no rules for it
@@ -171,20 +177,16 @@ func (h *Host) setFamilyRules(nlh *netlink.Handle, family int, want []ruleKey) (
 }
 
 // copyDefaults makes our routes of the underlay table the default routes of the main table that neither are ours nor lead into a
-// tunnel; none at all unless wanted.
-func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error {
+// tunnel; none at all without devices.
+func (h *Host) copyDefaults(nlh *netlink.Handle, family int, devices *devicesByKind) error {
 	var want []netlink.Route
-	if wanted {
-		tunnels, others, err := h.devices(nlh)
-		if err != nil {
-			return err
-		}
-		main, err := defaultRoutes(nlh, family, others)
+	if devices != nil {
+		main, err := defaultRoutes(nlh, family, devices.others)
 		if h.count("route_list", err, unix.EAFNOSUPPORT, unix.EOPNOTSUPP) != nil {
 			return fmt.Errorf("list default routes: %w", err)
 		}
 		for _, r := range main {
-			into := tunnels[r.LinkIndex] || slices.ContainsFunc(r.MultiPath, func(n *netlink.NexthopInfo) bool { return tunnels[n.LinkIndex] })
+			into := devices.tunnels[r.LinkIndex] || slices.ContainsFunc(r.MultiPath, func(n *netlink.NexthopInfo) bool { return devices.tunnels[n.LinkIndex] })
 			if r.Type == unix.RTN_UNICAST && uint8(r.Protocol) != h.protocol && !into {
 				want = append(want, netlink.Route{
 					Family: family, Dst: r.Dst, Table: int(h.underlay), Protocol: netlink.RouteProtocol(h.protocol), Priority: r.Priority, Scope: r.Scope,
@@ -221,21 +223,58 @@ func (h *Host) copyDefaults(nlh *netlink.Handle, family int, wanted bool) error 
 	return nil
 }
 
-// devices returns the indexes of the devices that are tunnels of ours, and of the others.
-func (h *Host) devices(nlh *netlink.Handle) (tunnels map[int]bool, others []int, _ error) {
-	links, err := whole(nlh.LinkList)
+// devicesByKind are the indexes of the devices that are tunnels of ours, and of the others.
+type devicesByKind struct {
+	tunnels map[int]bool
+	others  []int
+}
+
+func (h *Host) devices() (d devicesByKind, _ error) {
+	links, err := whole(listGroups)
 	if h.count("link_list", err) != nil {
-		return nil, nil, fmt.Errorf("list devices: %w", err)
+		return d, fmt.Errorf("list devices: %w", err)
 	}
-	tunnels = map[int]bool{}
+	d.tunnels = map[int]bool{}
 	for _, l := range links {
-		if a := l.Attrs(); a.Group == h.group {
-			tunnels[a.Index] = true
+		if l.group == h.group {
+			d.tunnels[l.index] = true
 		} else {
-			others = append(others, a.Index)
+			d.others = append(d.others, l.index)
 		}
 	}
-	return tunnels, others, nil
+	return d, nil
+}
+
+// grouped is a device with its group.
+type grouped struct {
+	index int
+	group uint32
+}
+
+// skipStats is RTEXT_FILTER_SKIP_STATS, which x/sys lacks.
+const skipStats = 1 << 3
+
+// listGroups reads the devices without what takes the kernel longest, their statistics, and understands of them no more than it returns: there
+// may be thousands, and this is asked every few seconds.
+func listGroups() ([]grouped, error) {
+	req := nl.NewNetlinkRequest(unix.RTM_GETLINK, unix.NLM_F_DUMP)
+	req.AddData(nl.NewIfInfomsg(unix.AF_UNSPEC))
+	req.AddData(nl.NewRtAttr(unix.IFLA_EXT_MASK, nl.Uint32Attr(skipStats)))
+	var out []grouped
+	var bad error
+	err := req.ExecuteIter(unix.NETLINK_ROUTE, unix.RTM_NEWLINK, func(m []byte) bool {
+		msg := nl.DeserializeIfInfomsg(m)
+		attrs, err := nl.ParseRouteAttr(m[msg.Len():])
+		l := grouped{index: int(msg.Index)}
+		for _, a := range attrs {
+			if a.Attr.Type == unix.IFLA_GROUP {
+				l.group = binary.NativeEndian.Uint32(a.Value)
+			}
+		}
+		out, bad = append(out, l), errors.Join(bad, err)
+		return true
+	})
+	return out, errors.Join(bad, err)
 }
 
 // defaultRoutes lists the default routes of the main table that lead out of one of these devices. It asks the kernel for one device

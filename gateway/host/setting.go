@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/unix"
 )
 
 // SettingError says that a kernel setting is not what it must be and could not be changed.
@@ -29,9 +31,21 @@ func settingKey(path string) string {
 	return strings.NewReplacer("/", ".", ".", "/").Replace(path)
 }
 
+// readSetting reads a setting by system calls of its own: os.ReadFile would have each file watched for readiness, which takes longer than to
+// read it, and there are several for each device.
 func readSetting(path string) (string, error) {
-	b, err := os.ReadFile(filepath.Join("/proc/sys", path))
-	return strings.TrimSpace(string(b)), err
+	name := filepath.Join("/proc/sys", path)
+	fd, err := unix.Open(name, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", &os.PathError{Op: "open", Path: name, Err: err}
+	}
+	defer unix.Close(fd)
+	var b [64]byte // no setting that we know is longer
+	n, err := unix.Read(fd, b[:])
+	if err != nil {
+		return "", &os.PathError{Op: "read", Path: name, Err: err}
+	}
+	return strings.TrimSpace(string(b[:n])), nil
 }
 
 // setSetting writes a setting unless it has the value. One that the kernel does not have (no IPv6) is left out.
