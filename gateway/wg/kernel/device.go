@@ -26,7 +26,7 @@ type Options struct {
 	// Underlay is the path of the network namespace of the UDP sockets, such as /run/netns/wan. "" is the namespace that Open is called in,
 	// which is always that of the interface. A device that is adopted keeps its sockets where they are.
 	Underlay string
-	// Group is the device group that marks links as the gateway's (see host.DefaultGroup). A link that carries it is given another private key
+	// Group is the device group that marks links as the gateway's (see host.DefaultGroup), in which they are made. A link that carries it is given another private key
 	// if the configuration has another one; any other link with another key is refused. 0: refuse always.
 	Group uint32
 	// Share is the part of the time that reading all devices of an Opener may take, 0.05 by default: the kernel tells of peers only together
@@ -145,7 +145,7 @@ func (d *Device) open(ctx context.Context, cfg wg.DeviceConfig, h handles, group
 		d.index, d.adopted = link.Attrs().Index, true
 		return d.adopt(ctx, cfg, group != 0 && link.Attrs().Group == group)
 	}
-	if link, err = h.create(cfg.Name, cmp.Or(cfg.MTU, DefaultMTU)); err != nil {
+	if link, err = h.create(cfg.Name, cmp.Or(cfg.MTU, DefaultMTU), group); err != nil {
 		return err
 	}
 	d.index = link.Attrs().Index

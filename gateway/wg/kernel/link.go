@@ -93,9 +93,9 @@ func (h handles) find(ctx context.Context, name string) (netlink.Link, error) {
 
 // create makes the link, down and without addresses. The request comes from the namespace of the underlay and names that of the interface as
 // the target: WireGuard's UDP sockets stay where the request came from.
-func (h handles) create(name string, mtu int) (netlink.Link, error) {
+func (h handles) create(name string, mtu int, group uint32) (netlink.Link, error) {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name, attrs.MTU = name, mtu
+	attrs.Name, attrs.MTU, attrs.Group = name, mtu, group
 	if h.underlay != h.inside {
 		here, err := netns.Get()
 		if err != nil {
