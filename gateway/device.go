@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"sitewire/gateway/host"
 	"sitewire/gateway/wg"
 	"sitewire/routes"
@@ -212,30 +214,48 @@ func (t *tunnels) setPeer(ctx context.Context, d *device, p *peer) error {
 	return nil
 }
 
-// closeDevice removes d from the world if it is ours to remove.
-func (t *tunnels) closeDevice(name string, remove bool) {
-	d := t.devices[name]
-	delete(t.devices, name)
-	if d.dev == nil {
-		return
+// closing is how many devices are closed at once. Nearly all of the time that one takes the kernel waits until nobody looks at it any more.
+const closing = 16
+
+// closeDevices closes the devices of these names, side by side, and takes those out of the world for which remove says so.
+func (t *tunnels) closeDevices(names []string, remove func(*device) bool) {
+	var group errgroup.Group
+	group.SetLimit(closing)
+	for _, name := range names {
+		d := t.devices[name]
+		delete(t.devices, name)
+		if d.dev == nil {
+			continue
+		}
+		gone := remove(d)
+		group.Go(func() error {
+			t.closed(d, gone, d.dev.Close(gone))
+			return nil
+		})
 	}
-	if err := d.dev.Close(remove); err != nil {
-		t.log.Warn("device did not close", "device", name, "error", err)
-		return
-	}
-	if remove || !d.lasting {
-		t.log.Info("device removed", "device", name)
-	} else {
-		t.log.Info("device goes on by itself", "device", name)
+	_ = group.Wait()
+}
+
+// closed tells how a device was closed.
+func (t *tunnels) closed(d *device, removed bool, err error) {
+	switch {
+	case err != nil:
+		t.log.Warn("device did not close", "device", d.spec.Name, "error", err)
+	case removed || !d.lasting:
+		t.log.Info("device removed", "device", d.spec.Name)
+	default:
+		t.log.Info("device goes on by itself", "device", d.spec.Name)
 	}
 }
+
+// always and unlessAdopted say which devices are removed.
+func always(*device) bool          { return true }
+func unlessAdopted(d *device) bool { return !d.adopted }
 
 // Close closes all devices, and with remove takes them and what an earlier run left out of the system: with adopted also
 // those that were there before. It must come after Run returned.
 func (t *tunnels) Close(remove, adopted bool) {
-	for _, name := range slices.Sorted(maps.Keys(t.devices)) {
-		t.closeDevice(name, remove && (adopted || !t.devices[name].adopted))
-	}
+	t.closeDevices(slices.Sorted(maps.Keys(t.devices)), func(d *device) bool { return remove && (adopted || !d.adopted) })
 	if !remove {
 		return
 	}

@@ -159,8 +159,8 @@ func TestLinksAreMended(t *testing.T) {
 		r.host.mu.Unlock()
 		r.after(35 * time.Second)
 		r.did(`
-			link wg-nyc mtu 1420 [fe80::1/64] up true
 			rules mark 0x5357 table 254
+			link wg-nyc mtu 1420 [fe80::1/64] up true
 			firewall port 179 tunnels [wg-nyc wg-store] lan []`)
 		r.host.mu.Lock()
 		r.host.mtu = 1400

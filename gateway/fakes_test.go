@@ -33,11 +33,21 @@ func (j *journal) add(format string, args ...any) {
 	j.lines = append(j.lines, fmt.Sprintf(format, args...))
 }
 
+// take returns what was noted since. Devices that were closed one after the other come by name: they are closed side by side.
 func (j *journal) take() []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	l := j.lines
 	j.lines = nil
+	closes := func(line string) bool { return strings.HasPrefix(line, "close ") || strings.HasPrefix(line, "leave ") }
+	for from := 0; from < len(l); from++ {
+		to := from
+		for to < len(l) && closes(l[to]) {
+			to++
+		}
+		slices.Sort(l[from:to])
+		from = to
+	}
 	return l
 }
 

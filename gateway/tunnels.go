@@ -157,6 +157,7 @@ func (t *tunnels) call(ctx context.Context, f func(context.Context) error) error
 func (t *tunnels) Add(ctx context.Context, specs []deviceSpec) error {
 	return t.call(ctx, func(ctx context.Context) error {
 		t.freePorts(specs)
+		t.linkCost = 0
 		var created []string
 		for _, s := range specs {
 			_, had := t.devices[s.Name]
@@ -165,13 +166,12 @@ func (t *tunnels) Add(ctx context.Context, specs []deviceSpec) error {
 				created = append(created, s.Name)
 			}
 			if err != nil {
-				for _, name := range created {
-					t.closeDevice(name, !t.devices[name].adopted)
-				}
+				t.closeDevices(created, unlessAdopted)
 				t.publish()
 				return onDevice(s.Name, err)
 			}
 		}
+		t.linkAt = t.now() // each was just seen to
 		t.publish()
 		return nil
 	})
@@ -191,7 +191,7 @@ func (t *tunnels) freePorts(specs []deviceSpec) {
 		port := t.devices[name].spec.ListenPort
 		if heir := taken[port]; port != 0 && heir != "" && !stays[name] {
 			t.log.Info("port changes hands", "port", port, "from", name, "to", heir)
-			t.closeDevice(name, true)
+			t.closeDevices([]string{name}, always)
 		}
 	}
 }
@@ -200,10 +200,11 @@ func (t *tunnels) freePorts(specs []deviceSpec) {
 func (t *tunnels) Prune(ctx context.Context, specs []deviceSpec) error {
 	return t.call(ctx, func(ctx context.Context) error {
 		var errs []error
+		var unwanted []string
 		for name, d := range t.devices {
 			i := slices.IndexFunc(specs, func(s deviceSpec) bool { return s.Name == name })
 			if i < 0 {
-				t.closeDevice(name, true)
+				unwanted = append(unwanted, name)
 				continue
 			}
 			want := map[string]wg.PublicKey{}
@@ -229,6 +230,7 @@ func (t *tunnels) Prune(ctx context.Context, specs []deviceSpec) error {
 			}
 			d.spec = specs[i]
 		}
+		t.closeDevices(unwanted, always)
 		t.publish()
 		return errors.Join(errs...)
 	})
@@ -260,6 +262,8 @@ func (t *tunnels) addDevice(ctx context.Context, s deviceSpec) error {
 		}
 	}
 	d.spec.Peers, d.found = s.Peers, nil
+	begin := t.now()
+	defer func() { t.linkCost += t.now().Sub(begin) }()
 	return t.setLink(ctx, d)
 }
 
