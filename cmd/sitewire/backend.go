@@ -181,10 +181,21 @@ type watchedDevice struct {
 // Unwrap returns the device itself, for what only some devices can do; see wg.As.
 func (d *watchedDevice) Unwrap() wg.Device { return d.Device }
 
-// Stats implements wg.Device.
+// statsTime is when the kernel gave what Stats last returned; zero for devices that are asked each time.
+func (d *watchedDevice) statsTime() (at time.Time) {
+	if r, ok := d.Device.(interface{ StatsTime() time.Time }); ok {
+		at = r.StatsTime()
+	}
+	return at
+}
+
+// Stats implements wg.Device. What is answered from memory is no request.
 func (d *watchedDevice) Stats(ctx context.Context) ([]wg.PeerStats, error) {
+	before := d.statsTime()
 	stats, err := d.Device.Stats(ctx)
-	d.watch.asked(getDevice, err)
+	if err != nil || before.IsZero() || d.statsTime() != before {
+		d.watch.asked(getDevice, err)
+	}
 	if ctx.Err() == nil {
 		d.watch.note(d.Name(), err)
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -131,6 +132,40 @@ func TestDefaultMetricsAddress(t *testing.T) {
 	}
 	if cfg.Metrics.Listen != metrics.DefaultListen {
 		t.Errorf("the configuration says %q, package metrics %q", cfg.Metrics.Listen, metrics.DefaultListen)
+	}
+}
+
+// paced is a device that was last read at a time.
+type paced struct {
+	wg.Device
+	at   time.Time
+	read func(*paced) error
+}
+
+func (p *paced) Name() string                                  { return "wg-a" }
+func (p *paced) StatsTime() time.Time                          { return p.at }
+func (p *paced) Stats(context.Context) ([]wg.PeerStats, error) { return nil, p.read(p) }
+
+// TestRequestsCounted: what the kernel was asked counts, also in vain, and what was answered from memory does not.
+func TestRequestsCounted(t *testing.T) {
+	var w deviceWatch
+	p := &paced{}
+	d := &watchedDevice{p, &w}
+	begin := time.Now()
+	for i, step := range []struct {
+		read func(*paced) error
+		want uint64
+	}{
+		{func(p *paced) error { p.at = begin; return nil }, 1},
+		{func(*paced) error { return nil }, 1},
+		{func(p *paced) error { p.at = begin.Add(1); return nil }, 2},
+		{func(*paced) error { return errors.New("gone") }, 3},
+	} {
+		p.read = step.read
+		_, _ = d.Stats(t.Context())
+		if got := w.requests[getDevice]; got != step.want {
+			t.Errorf("step %d: %d requests, want %d", i, got, step.want)
+		}
 	}
 }
 
