@@ -14,8 +14,12 @@ type failedOp struct {
 	err error
 }
 
-// muchWork is up to how much of something the room for it is kept for the next batch.
-const muchWork = 1 << 14
+// keep tells whether the room for so many is kept for the next batch, of which used were needed by this one: always if it is little, and
+// while a table comes in, which batch after batch needs much.
+func keep(room, used int) bool {
+	const little, most = 1 << 14, 1 << 18
+	return room <= little || room <= most && used >= room/8
+}
 
 // work is a prefix to bring to what is desired.
 type work struct {

@@ -110,9 +110,9 @@ func (b *planner) ops() []Op {
 	return b.out
 }
 
-// reset makes it ready for the next plan. What the last one took stays for it, unless that was much.
+// reset makes it ready for the next plan. The room of the last one stays for it.
 func (b *planner) reset() {
-	if cap(b.out) > muchWork {
+	if !keep(cap(b.out), len(b.out)) {
 		*b = planner{}
 	}
 	for i := range b.phases {

@@ -325,7 +325,7 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 	s.snapshot = u.Snapshot
 	list := u.work(s.room)
 	s.sync(ctx, list)
-	if s.room = nil; len(list) <= muchWork {
+	if s.room = nil; keep(cap(list), len(list)) {
 		clear(list)
 		s.room = list
 	}
