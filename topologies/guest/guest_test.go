@@ -12,7 +12,7 @@ var (
 		{Package: "sitewire/topologies/netns", Run: "^TestKernel"},
 		{Package: "sitewire/gateway/wg/kernel", Run: "^TestKernel", Bench: "^Benchmark(BesideWgctrl|Poll)$"},
 		{Package: "sitewire/gateway/host", Run: "^TestKernel"},
-		{Package: "sitewire/cmd/sitewire/e2e", Run: "^TestKernel", Bench: "^BenchmarkKernelThroughput$", Timeout: 12 * time.Minute},
+		{Package: "sitewire/cmd/sitewire/e2e", Run: "^TestKernel", Bench: "^BenchmarkKernel(Throughput|Devices)$", Timeout: 12 * time.Minute},
 	}
 	// underNewest is what differs on kernels that remove single allowed-IPs.
 	underNewest = []Binary{
