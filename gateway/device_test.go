@@ -1,7 +1,12 @@
 package gateway
 
 import (
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,5 +245,44 @@ func TestTroubleIsLoggedOnce(t *testing.T) {
 		}
 		r.hear("wg-nyc", "nyc")
 		r.wantState("nyc", wg.TunnelUp, "")
+	})
+}
+
+// slowDevice takes the kernel's time to go.
+type slowDevice struct {
+	wg.Device
+	removed func(bool)
+}
+
+func (d *slowDevice) Close(remove bool) error {
+	time.Sleep(time.Second)
+	d.removed(remove)
+	return nil
+}
+
+// TestDevicesAreClosedSideBySide: a stop with many devices takes as long as a few of them, and one that is not ours is left.
+func TestDevicesAreClosedSideBySide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var removed, left atomic.Int32
+		ts := &tunnels{log: slog.New(slog.DiscardHandler), devices: map[string]*device{"wg-gone": {}}}
+		for i := range 2*closing + 1 {
+			name := fmt.Sprintf("wg-%02d", i)
+			dev := &slowDevice{removed: func(yes bool) {
+				if yes {
+					removed.Add(1)
+				} else {
+					left.Add(1)
+				}
+			}}
+			ts.devices[name] = &device{spec: deviceSpec{DeviceConfig: wg.DeviceConfig{Name: name}}, dev: dev, adopted: i == 0}
+		}
+		begin := time.Now()
+		ts.closeDevices(slices.Sorted(maps.Keys(ts.devices)), unlessAdopted)
+		if took := time.Since(begin); took != 3*time.Second {
+			t.Errorf("%d devices of a second each were closed in %v, want 3s", 2*closing+1, took)
+		}
+		if removed.Load() != 2*closing || left.Load() != 1 || len(ts.devices) != 0 {
+			t.Errorf("%d devices removed, %d left, %d forgotten", removed.Load(), left.Load(), len(ts.devices))
+		}
 	})
 }
