@@ -29,6 +29,8 @@ func TestMemoryIsReturnedWhenQuiet(t *testing.T) {
 		case 6 * time.Minute: // a full table
 			h.allocated += 500 * mib
 			h.live = 320 * mib
+		case 6*time.Minute + 2*lookEvery: // little for so large a heap
+			h.allocated += 40 * mib
 		case 10 * time.Minute:
 			h.live = 600 * mib
 		}
