@@ -147,6 +147,7 @@ func (l *loop) follow() {
 		l.refitted = now
 		l.view.refit()
 	}
+	l.publish() // what happened is shown now; GoBGP may take seconds over an order when a table goes
 	l.gather(now)
 	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals(), l.settle()); err != nil {
 		l.log.Error("GoBGP refused an order", "err", err)

@@ -3,6 +3,7 @@ package bgp
 import (
 	"fmt"
 	"net/netip"
+	"runtime"
 	"slices"
 	"time"
 
@@ -46,14 +47,18 @@ func bfdConfig(n Neighbour) bfd.Config {
 // bfdFailed notes that packets of a neighbour no longer arrive.
 func (v *view) bfdFailed(f bfd.Failure) {
 	v.mu.Lock()
-	defer v.mu.Unlock()
 	n := v.byAddr[f.Remote]
 	if v.closed || n == nil || !n.cfg.BFD.On() || n.state != Established {
+		v.mu.Unlock()
 		return
 	}
 	n.cut = f.Diagnostic
 	v.lost(n, routes.LossBFD, time.Now())
 	v.sink.PutReachable(n.cfg.Name, false)
+	v.mu.Unlock()
+	// Whoever moves the neighbour's routes elsewhere goes first: what follows keeps all processors busy if they are many, and 10 ms
+	// passed until it had its turn.
+	runtime.Gosched()
 	v.wake()
 }
 

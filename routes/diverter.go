@@ -18,8 +18,14 @@ import (
 
 // PutReachable says whether a neighbour can be reached, where that is known without a session (BFD). The paths of one that
 // cannot be do not count any more; call PutLoss before. A neighbour that was never mentioned counts as reachable.
+//
+// The reader is woken when its device has been diverted, not before: what it does then takes all the time of a processor that it can get.
 func (f *Feed) PutReachable(neighbour string, is bool) {
-	f.put(func(b *Batch) {
+	put := f.put
+	if !is && f.heeded.Load() {
+		put = f.putQuietly
+	}
+	put(func(b *Batch) {
 		if b.reachable == nil {
 			b.reachable = make(map[string]bool)
 		}
@@ -62,7 +68,7 @@ type diverter struct {
 	feed     *Feed
 	log      *slog.Logger
 	devices  atomic.Pointer[map[alarm]string]
-	done     chan struct{} // signalled when there are results
+	done     chan struct{} // signalled when it acted
 
 	mu      sync.Mutex
 	results []switched
@@ -108,6 +114,7 @@ func (d *diverter) start(ctx context.Context) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
+	d.feed.heeded.Store(true)
 	wg.Go(func() {
 		for {
 			select {
@@ -118,11 +125,17 @@ func (d *diverter) start(ctx context.Context) (stop func()) {
 			}
 		}
 	})
-	return func() { cancel(); wg.Wait() }
+	return func() { d.feed.heeded.Store(false); cancel(); wg.Wait() }
 }
 
-// act writes the Diverts of what was lost. What fails the Syncer will try.
+// act writes the Diverts of what was lost, and has the Syncer go on. What fails that will try.
 func (d *diverter) act(ctx context.Context) {
+	defer func() {
+		select {
+		case d.done <- struct{}{}:
+		default:
+		}
+	}()
 	devices := d.devices.Load()
 	if devices == nil {
 		return
@@ -146,10 +159,6 @@ func (d *diverter) act(ctx context.Context) {
 		}
 	}
 	d.mu.Unlock()
-	select {
-	case d.done <- struct{}{}:
-	default:
-	}
 }
 
 func (d *diverter) take() []switched {

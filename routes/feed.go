@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -17,9 +18,10 @@ type Feed struct {
 	wake chan struct{}
 	// paths and best are how many the last batch had: when a table comes in, the next one has about as many.
 	paths, best int
-	// alarms are what was lost and nobody has acted upon; alarm is signalled.
+	// alarms are what was lost and nobody has acted upon; alarm is signalled. heeded says that somebody acts, and wakes the reader then.
 	alarms map[alarm]struct{}
 	alarm  chan struct{}
+	heeded atomic.Bool
 }
 
 // NewFeed returns an empty Feed.
@@ -158,16 +160,21 @@ func (f *Feed) PutNeighbourGone(name string) {
 }
 
 func (f *Feed) put(change func(*Batch)) {
-	f.mu.Lock()
-	if f.next.first.IsZero() {
-		f.next.first = time.Now()
-	}
-	change(&f.next)
-	f.mu.Unlock()
+	f.putQuietly(change)
 	select {
 	case f.wake <- struct{}{}:
 	default:
 	}
+}
+
+// putQuietly leaves it to what follows to wake the reader.
+func (f *Feed) putQuietly(change func(*Batch)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.next.first.IsZero() {
+		f.next.first = time.Now()
+	}
+	change(&f.next)
 }
 
 // Wake is signalled (capacity one, no data) when there is something to Take.

@@ -52,9 +52,13 @@ func (l Loss) happened() bool { return !l.At.IsZero() }
 
 // PutLoss says that a neighbour's session was lost, with all that was learned in it: what goes from now on goes for that
 // reason, until the neighbour announces something again. The kind may be told later, with the same time. Call it before the
-// withdrawals.
+// withdrawals. After LossBFD PutReachable follows, and wakes the reader.
 func (f *Feed) PutLoss(neighbour string, kind LossKind, at time.Time) {
-	f.put(func(b *Batch) {
+	put := f.put
+	if kind == LossBFD {
+		put = f.putQuietly
+	}
+	put(func(b *Batch) {
 		if b.lost == nil {
 			b.lost = make(map[string]Loss)
 		}
