@@ -66,8 +66,6 @@ func (v *view) onUpdate(paths []*apiutil.Path, at time.Time) {
 // onBest takes a change of best paths: with multipath off the new best path of a prefix, or the withdrawal of the
 // last; with multipath on what came and what went. One call takes effect at once.
 func (v *view) onBest(paths []*apiutil.Path, at time.Time) {
-	// There is one of these for each path, if often an empty one. An UPDATE's event has the time when it was read.
-	v.backlog.handled(at, time.Now())
 	if len(paths) == 0 {
 		return
 	}

@@ -8,18 +8,14 @@ import (
 
 // quiet is GoBGP's log handler. It makes GoBGP's Info our Debug, and drops its Debug: that alone doubles the cost of
 // an UPDATE, because its text is made for every route.
-//
-// GoBGP asks for each UPDATE that it read, before it works on it, whether to log that, at Debug. There it is made to wait for
-// the callbacks: nothing else of it can be.
 type quiet struct {
 	slog.Handler
 	// closing makes everything Debug: a stop that we asked for is no error.
 	closing *atomic.Bool
-	backlog *backlog
 }
 
-func newQuiet(log *slog.Logger, b *backlog) *quiet {
-	return &quiet{Handler: log.With("component", "gobgp").Handler(), closing: new(atomic.Bool), backlog: b}
+func newQuiet(log *slog.Logger) *quiet {
+	return &quiet{Handler: log.With("component", "gobgp").Handler(), closing: new(atomic.Bool)}
 }
 
 func (q *quiet) level(l slog.Level) slog.Level {
@@ -31,11 +27,7 @@ func (q *quiet) level(l slog.Level) slog.Level {
 
 // Enabled implements slog.Handler.
 func (q *quiet) Enabled(ctx context.Context, l slog.Level) bool {
-	if l < slog.LevelInfo {
-		q.backlog.wait()
-		return false
-	}
-	return q.Handler.Enabled(ctx, q.level(l))
+	return l >= slog.LevelInfo && q.Handler.Enabled(ctx, q.level(l))
 }
 
 // Handle implements slog.Handler.
@@ -47,10 +39,10 @@ func (q *quiet) Handle(ctx context.Context, r slog.Record) error {
 
 // WithAttrs implements slog.Handler.
 func (q *quiet) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return &quiet{Handler: q.Handler.WithAttrs(attrs), closing: q.closing, backlog: q.backlog}
+	return &quiet{Handler: q.Handler.WithAttrs(attrs), closing: q.closing}
 }
 
 // WithGroup implements slog.Handler.
 func (q *quiet) WithGroup(name string) slog.Handler {
-	return &quiet{Handler: q.Handler.WithGroup(name), closing: q.closing, backlog: q.backlog}
+	return &quiet{Handler: q.Handler.WithGroup(name), closing: q.closing}
 }

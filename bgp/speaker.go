@@ -134,7 +134,7 @@ func (s *Speaker) Run(ctx context.Context, restart *Restart) error {
 	if err := Validate(first); err != nil {
 		return fmt.Errorf("bgp: %w", err)
 	}
-	quiet := newQuiet(s.log, &s.view.backlog)
+	quiet := newQuiet(s.log)
 	l := &loop{
 		Speaker: s,
 		gobgp:   server.NewBgpServer(server.LoggerOption(slog.New(quiet), nil)),

@@ -58,8 +58,6 @@ type view struct {
 	counted   bool // only counts changed: it is due some time
 	// events counts what may change GoBGP's counters of messages and of advertised prefixes; keepalives do not.
 	events atomic.Uint64
-	// backlog has its own locks.
-	backlog backlog
 }
 
 // bestPath is one best path of a prefix in GoBGP.

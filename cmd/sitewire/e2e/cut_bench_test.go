@@ -29,7 +29,7 @@ const (
 	// quietFor is how long a router must have had next to nothing to do before a cut.
 	quietFor = time.Second
 	// cutLimit is how long a table may take to move, or to be there again.
-	cutLimit = 2 * time.Minute
+	cutLimit = 5 * time.Minute
 )
 
 // twoWays is a router with a host and two neighbours behind it that both announce the same table.
