@@ -95,7 +95,8 @@ func (v *view) onBest(paths []*apiutil.Path, at time.Time) {
 }
 
 func (v *view) bestGone(changes []routes.BestChange, prefix netip.Prefix, p *apiutil.Path, at time.Time) []routes.BestChange {
-	list := v.best[prefix]
+	was := v.best.find(prefix)
+	list := v.best.value(was).list()
 	i := slices.IndexFunc(list, func(b bestPath) bool { return b.is(p) })
 	if i < 0 {
 		return changes
@@ -103,14 +104,15 @@ func (v *view) bestGone(changes []routes.BestChange, prefix netip.Prefix, p *api
 	if !list[i].hidden {
 		changes = append(changes, routes.BestChange{Prefix: prefix, Neighbour: list[i].name(), Withdrawn: true, At: at})
 	}
-	v.setBest(prefix, slices.Delete(slices.Clone(list), i, i+1))
+	v.setBest(prefix, was, slices.Delete(slices.Clone(list), i, i+1)...)
 	return changes
 }
 
 func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiutil.Path, at time.Time) []routes.BestChange {
 	b := bestPath{id: p.RemoteID}
 	change := routes.BestChange{Prefix: prefix, Replace: !v.multipath, At: at}
-	list := v.best[prefix]
+	was := v.best.find(prefix)
+	list := v.best.value(was).list()
 	if own(p) && nowhere(p) {
 		return changes
 	}
@@ -118,7 +120,7 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 		if b.from = v.byAddr[p.PeerAddress]; b.from == nil {
 			return changes // its neighbour is gone from the configuration, and so will the path be
 		}
-		e, ok := b.from.in[routes.FamilyOf(prefix)].entries[prefix]
+		e, ok := b.from.in[routes.FamilyOf(prefix)].entries.get(prefix)
 		if b.hidden = !ok || e.reason != ""; !b.hidden {
 			change.Neighbour, change.NextHop = b.from.cfg.Name, b.from.nextHop(e.from.nextHop)
 		}
@@ -135,7 +137,8 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 		changes = append(changes, change)
 	}
 	if !v.multipath {
-		list = nil
+		v.setBest(prefix, was, b)
+		return changes
 	}
 	if i := slices.IndexFunc(list, func(o bestPath) bool { return o.from == b.from && o.id == b.id }); i >= 0 {
 		list = slices.Clone(list)
@@ -143,13 +146,13 @@ func (v *view) bestNow(changes []routes.BestChange, prefix netip.Prefix, p *apiu
 	} else {
 		list = append(slices.Clip(list), b)
 	}
-	v.setBest(prefix, list)
+	v.setBest(prefix, was, list...)
 	return changes
 }
 
 // hide takes a best path out of the feed whose prefix was refused just now: GoBGP follows, but later.
 func (v *view) hide(n *neighbour, prefix netip.Prefix, at time.Time) {
-	for i, b := range v.best[prefix] {
+	for i, b := range v.bestOf(prefix) {
 		if b.from == n && !b.hidden {
 			v.mark(prefix, i, true)
 			v.sink.PutBest(routes.BestChange{Prefix: prefix, Neighbour: n.cfg.Name, Withdrawn: true, At: at})
@@ -159,7 +162,7 @@ func (v *view) hide(n *neighbour, prefix netip.Prefix, at time.Time) {
 
 // show puts it back.
 func (v *view) show(n *neighbour, prefix netip.Prefix, e *entry) {
-	for i, b := range v.best[prefix] {
+	for i, b := range v.bestOf(prefix) {
 		if b.from == n && b.hidden {
 			v.mark(prefix, i, false)
 			v.sink.PutBest(routes.BestChange{
@@ -171,33 +174,50 @@ func (v *view) show(n *neighbour, prefix netip.Prefix, e *entry) {
 
 // mark notes whether a best path is hidden.
 func (v *view) mark(prefix netip.Prefix, i int, hidden bool) {
-	list := slices.Clone(v.best[prefix])
+	was := v.best.find(prefix)
+	list := slices.Clone(v.best.value(was).list())
 	list[i].hidden = hidden
-	v.keepBest(prefix, list)
+	v.keepBest(prefix, was, list)
 }
 
-// keepBest stores a set of best paths. Sets of one are shared: a million prefixes of one neighbour have the same.
-func (v *view) keepBest(prefix netip.Prefix, list []bestPath) {
-	if len(list) == 1 {
-		only := list[0]
-		if list = v.onlyBest[only]; list == nil {
-			list = []bestPath{only}
-			v.onlyBest[only] = list
+// bestOf returns the best paths of a prefix, which are not to be modified.
+func (v *view) bestOf(prefix netip.Prefix) []bestPath {
+	set, _ := v.best.get(prefix)
+	return set.list()
+}
+
+// keepBest stores a set of best paths, in the place of the one with number was. Sets of one are shared: a million prefixes
+// of one neighbour have the same.
+func (v *view) keepBest(prefix netip.Prefix, was uint32, list []bestPath) {
+	v.hidden += hidden(list) - hidden(v.best.value(was).list())
+	switch len(list) {
+	case 0:
+		v.best.remove(prefix, was)
+	case 1:
+		set := v.onlyBest[list[0]]
+		if set == nil {
+			set = &bestSet{slices.Clone(list)}
+			v.onlyBest[list[0]] = set
 		}
+		v.best.replace(prefix, was, set)
+	default:
+		v.best.replace(prefix, was, &bestSet{slices.Clone(list)})
 	}
-	v.best[prefix] = list
 }
 
-func (v *view) setBest(prefix netip.Prefix, list []bestPath) {
-	f := routes.FamilyOf(prefix)
-	_, had := v.best[prefix]
-	v.unsettled(prefix, len(list) == 0)
-	if len(list) == 0 {
-		delete(v.best, prefix)
-	} else {
-		v.keepBest(prefix, list)
+func hidden(list []bestPath) int {
+	n := 0
+	for i := range list {
+		n += btoi(list[i].hidden)
 	}
-	v.prefixes[f] += btoi(len(list) > 0) - btoi(had)
+	return n
+}
+
+// setBest notes what the best paths of a prefix are now; the set that they were has number was.
+func (v *view) setBest(prefix netip.Prefix, was uint32, list ...bestPath) {
+	v.unsettled(prefix, len(list) == 0)
+	v.prefixes[routes.FamilyOf(prefix)] += btoi(len(list) > 0) - btoi(was != 0)
+	v.keepBest(prefix, was, list)
 }
 
 // own reports whether the path is one that we announced.
@@ -246,7 +266,7 @@ func (v *view) onEOR(p *apiutil.Path, _ time.Time) {
 // dropStale ends a graceful restart: paths of earlier sessions go.
 func (v *view) dropStale(n *neighbour) {
 	for f := range n.in {
-		for p, e := range n.in[f].entries {
+		for p, e := range n.in[f].entries.all() {
 			if e.from.generation != n.generation {
 				v.remove(n, routes.Family(f), p)
 			}

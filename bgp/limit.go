@@ -37,7 +37,7 @@ func (v *view) within(n *neighbour, f routes.Family, p netip.Prefix, limit int, 
 	}
 	if len(n.siblings) == 0 { // otherwise refused prefixes tell GoBGP
 		t.allowed = make(map[netip.Prefix]struct{}, accepted)
-		for q, e := range t.entries {
+		for q, e := range t.entries.all() {
 			if e.reason == "" && (q != p || !kept) {
 				t.allowed[q] = struct{}{}
 			}
@@ -84,11 +84,11 @@ func (v *view) refit() bool {
 			if t.rejected[PrefixLimit] <= room {
 				t.allowed = nil
 			}
-			for _, p := range sortedPrefixes(t.entries) {
+			for _, p := range sortedPrefixes(&t.entries) {
 				if room == 0 {
 					break
 				}
-				if e := t.entries[p]; e.reason == PrefixLimit {
+				if e, _ := t.entries.get(p); e.reason == PrefixLimit {
 					if t.allowed != nil {
 						t.allowed[p] = struct{}{}
 					}
@@ -98,7 +98,7 @@ func (v *view) refit() bool {
 			}
 			if t.allowed != nil { // what went away must not come back over the limit
 				for p := range t.allowed {
-					if e, ok := t.entries[p]; !ok || e.reason != "" {
+					if e, ok := t.entries.get(p); !ok || e.reason != "" {
 						delete(t.allowed, p)
 					}
 				}

@@ -125,12 +125,12 @@ func (v *view) listReceived(f Filter) ([]Entry, error) {
 	for _, n := range from {
 		for i := range n.in {
 			if f.Prefix.IsValid() && !f.Longer {
-				if e, ok := n.in[i].entries[f.Prefix]; ok {
+				if e, ok := n.in[i].entries.get(f.Prefix); ok {
 					add(n, f.Prefix, e)
 				}
 				continue
 			}
-			for p, e := range n.in[i].entries {
+			for p, e := range n.in[i].entries.all() {
 				if f.matches(p) {
 					add(n, p, e)
 				}
@@ -145,7 +145,7 @@ func (v *view) entry(n *neighbour, p netip.Prefix, e *entry) Entry {
 	out := Entry{
 		Prefix: p, Neighbour: n.cfg.Name, Peer: cmp.Or(n.cfg.Peer, n.cfg.Name), NextHop: n.nextHop(e.from.nextHop),
 		Stale: n.state != Established || e.from.generation != n.generation, Rejected: e.reason, Received: e.from.at, Attrs: e.from.attrs,
-		Best: slices.ContainsFunc(v.best[p], func(b bestPath) bool { return b.from == n && !b.hidden }),
+		Best: slices.ContainsFunc(v.bestOf(p), func(b bestPath) bool { return b.from == n && !b.hidden }),
 	}
 	if e.reason == "" {
 		verdict := n.policy.EvalImport(e.from.route(p, n.policyHop(e.from.nextHop), n.source), &n.context)
@@ -162,13 +162,13 @@ func (v *view) listBest(f Filter) ([]Entry, error) {
 	}
 	var out []Entry
 	add := func(p netip.Prefix) {
-		for _, b := range v.best[p] {
+		for _, b := range v.bestOf(p) {
 			switch {
 			case b.hidden || f.Neighbour != "" && (b.from == nil || b.from.cfg.Name != f.Neighbour):
 			case b.from == nil:
 				out = append(out, Entry{Prefix: p, Best: true, Attrs: v.ownAttrs(p)})
 			default:
-				if e, ok := b.from.in[routes.FamilyOf(p)].entries[p]; ok {
+				if e, ok := b.from.in[routes.FamilyOf(p)].entries.get(p); ok {
 					out = append(out, v.entry(b.from, p, &e))
 				}
 			}
@@ -178,7 +178,7 @@ func (v *view) listBest(f Filter) ([]Entry, error) {
 		add(f.Prefix)
 		return out, nil
 	}
-	for p := range v.best {
+	for p := range v.best.all() {
 		if f.matches(p) {
 			add(p)
 		}

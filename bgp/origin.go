@@ -93,7 +93,7 @@ func (v *view) tag(n *neighbour, f routes.Family, p netip.Prefix, now verdicts, 
 		i := slices.Index(n.tables, kind.table)
 		validity, ok := now.of(i)
 		on := ok && validity == kind.validity && !gone
-		if gone && kind.validity == policy.Invalid && len(n.siblings) == 0 && len(t.tagged[kind]) < len(t.entries)+remembered {
+		if gone && kind.validity == policy.Invalid && len(n.siblings) == 0 && len(t.tagged[kind]) < t.entries.len()+remembered {
 			continue
 		}
 		v.setTag(n, f, p, kind, on)
@@ -134,7 +134,7 @@ func (v *view) forgetTags(n *neighbour) {
 		t := &n.in[f]
 		for kind, set := range t.tagged {
 			for p := range set {
-				if _, here := t.entries[p]; !here || kind != disputed && !n.kinds[kind] {
+				if t.entries.find(p) == 0 || kind != disputed && !n.kinds[kind] {
 					v.setTag(n, routes.Family(f), p, kind, false)
 				}
 			}
@@ -145,7 +145,7 @@ func (v *view) forgetTags(n *neighbour) {
 // disputes reports whether a neighbour with the same address announces the prefix with another validity.
 func (n *neighbour) disputes(f routes.Family, p netip.Prefix, mine verdicts) bool {
 	return slices.ContainsFunc(n.siblings, func(s *neighbour) bool {
-		e, ok := s.in[f].entries[p]
+		e, ok := s.in[f].entries.get(p)
 		return ok && e.verdicts != mine
 	})
 }
@@ -153,7 +153,7 @@ func (n *neighbour) disputes(f routes.Family, p netip.Prefix, mine verdicts) boo
 // rejudgeSiblings has neighbours with the same address look at the dispute again.
 func (v *view) rejudgeSiblings(n *neighbour, f routes.Family, p netip.Prefix) {
 	for _, s := range n.siblings {
-		if e, ok := s.in[f].entries[p]; ok {
+		if e, ok := s.in[f].entries.get(p); ok {
 			v.put(s, f, p, e)
 		}
 	}
@@ -164,14 +164,15 @@ func (v *view) revalidate(n *neighbour, touched func(netip.Prefix) bool) {
 	for f := range n.in {
 		t := &n.in[f]
 		var list []netip.Prefix
-		for p, e := range t.entries {
+		for p, e := range t.entries.all() {
 			if touched(p) && n.validate(p, e.from) != e.verdicts {
 				list = append(list, p)
 			}
 		}
 		slices.SortFunc(list, netip.Prefix.Compare)
 		for _, p := range list {
-			v.put(n, routes.Family(f), p, t.entries[p])
+			e, _ := t.entries.get(p)
+			v.put(n, routes.Family(f), p, e)
 		}
 	}
 }

@@ -107,7 +107,7 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		for f := range n.in {
 			t := &n.in[f]
 			t.eor = false
-			t.stale = len(t.entries)
+			t.stale = t.entries.len()
 			n.waiting = n.waiting || t.stale > 0
 		}
 	case was == Established:
@@ -277,7 +277,7 @@ func (n *neighbour) snapshot() Session {
 	for f, to := range []**Counts{&s.IPv4, &s.IPv6} {
 		if t := &n.in[f]; t.offered {
 			*to = &Counts{
-				Received: len(t.entries), Accepted: t.accepted, Rejected: maps.Clone(t.rejected),
+				Received: t.entries.len(), Accepted: t.accepted, Rejected: maps.Clone(t.rejected),
 				Limit: n.limit(routes.Family(f)), EOR: t.eor && n.state == Established, Stale: n.staleCount(routes.Family(f)),
 			}
 			if n.state == Established { // GoBGP goes on to count what it would send
@@ -291,7 +291,7 @@ func (n *neighbour) snapshot() Session {
 // staleCount counts the paths kept from a lost session.
 func (n *neighbour) staleCount(f routes.Family) int {
 	if n.state != Established {
-		return len(n.in[f].entries)
+		return n.in[f].entries.len()
 	}
 	return n.in[f].stale
 }

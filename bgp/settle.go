@@ -68,7 +68,7 @@ func (l *loop) settle() error {
 		maps.Copy(gone, s.gone)
 	}
 	for p := range gone {
-		if len(l.view.best[p]) > 0 {
+		if l.view.best.find(p) != 0 {
 			delete(gone, p)
 		}
 	}

@@ -2,7 +2,6 @@ package bgp
 
 import (
 	"cmp"
-	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -37,8 +36,9 @@ type view struct {
 	order     []*neighbour
 	byName    map[string]*neighbour
 	byAddr    map[netip.Addr]*neighbour
-	best      map[netip.Prefix][]bestPath // the slices are never modified
-	onlyBest  map[bestPath][]bestPath
+	best      shared[*bestSet]
+	onlyBest  map[bestPath]*bestSet
+	hidden    int // best paths that are
 	words     words
 	changes   []routes.BestChange // room for those of one callback
 	// alive holds what SetLiveness said, by name of neighbour or peer; what is missing lives.
@@ -58,6 +58,16 @@ type view struct {
 	counted   bool // only counts changed: it is due some time
 	// events counts what may change GoBGP's counters of messages and of advertised prefixes; keepalives do not.
 	events atomic.Uint64
+}
+
+// bestSet are the best paths of a prefix: shared, never modified. A nil one is empty.
+type bestSet struct{ paths []bestPath }
+
+func (s *bestSet) list() []bestPath {
+	if s == nil {
+		return nil
+	}
+	return s.paths
 }
 
 // bestPath is one best path of a prefix in GoBGP.
@@ -104,7 +114,7 @@ type neighbour struct {
 type adjIn struct {
 	offered    bool // by us
 	negotiated bool
-	entries    map[netip.Prefix]entry
+	entries    shared[entry]
 	accepted   int
 	rejected   map[string]int
 	eor        bool
@@ -129,7 +139,7 @@ func newView(sink Sink, wake func()) *view {
 	return &view{
 		sink: sink, wake: wake,
 		byName: map[string]*neighbour{}, byAddr: map[netip.Addr]*neighbour{},
-		best: map[netip.Prefix][]bestPath{}, onlyBest: map[bestPath][]bestPath{}, refused: map[refusal]struct{}{}, alive: map[string]bool{}, settling: map[*neighbour]*settling{},
+		onlyBest: map[bestPath]*bestSet{}, refused: map[refusal]struct{}{}, alive: map[string]bool{}, settling: map[*neighbour]*settling{},
 	}
 }
 
@@ -216,7 +226,7 @@ func (v *view) uncover(n *neighbour, endpoints []netip.Addr) {
 	for _, e := range endpoints {
 		for _, p := range covering(e) {
 			f := routes.FamilyOf(p)
-			if path, ok := n.in[f].entries[p]; ok {
+			if path, ok := n.in[f].entries.get(p); ok {
 				v.put(n, f, p, path)
 				n.uncovered = true
 			}
@@ -274,7 +284,7 @@ func (v *view) forget(n *neighbour) {
 	v.lost(n, routes.LossAdmin, time.Now())
 	delete(v.settling, n)
 	for f := range n.in {
-		for p := range n.in[f].entries {
+		for p := range n.in[f].entries.all() {
 			v.remove(n, routes.Family(f), p)
 		}
 	}
@@ -283,22 +293,23 @@ func (v *view) forget(n *neighbour) {
 // put takes a path of the neighbour's in, new or again.
 func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	t := &n.in[f]
-	old, had := t.entries[p]
+	was := t.entries.find(p)
+	old, had := t.entries.value(was), was != 0
 	var attrs *routes.Attrs
 	e.verdicts = n.validate(p, e.from)
 	dispute := n.disputes(f, p, e.verdicts)
 	e.reason, attrs = v.judge(n, f, p, e.from, dispute, had && old.reason == "")
-	if t.entries == nil {
-		t.entries, t.rejected = map[netip.Prefix]entry{}, map[string]int{}
-	}
 	if had {
 		v.uncount(n, f, &old)
 	}
-	t.entries[p] = e
+	t.entries.replace(p, was, e)
 	if e.reason == "" {
 		t.accepted++
 		v.paths[f]++
 	} else {
+		if t.rejected == nil {
+			t.rejected = map[string]int{}
+		}
 		t.rejected[e.reason]++
 	}
 	if e.from.generation != n.generation {
@@ -308,7 +319,7 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 	v.tag(n, f, p, e.verdicts, dispute, false)
 	v.counted = true
 	v.limitWarning(n, f)
-	if e.reason != "" {
+	if e.reason != "" && (!had || old.reason == "") {
 		v.hide(n, p, e.from.at)
 	}
 	path := routes.Path{
@@ -318,7 +329,7 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 		t.path = &path
 	}
 	v.sink.PutPath(n.cfg.Name, p, t.path)
-	if e.reason == "" {
+	if e.reason == "" && v.hidden > 0 {
 		v.show(n, p, &e)
 	}
 	if !had || old.verdicts != e.verdicts {
@@ -342,11 +353,12 @@ func (v *view) uncount(n *neighbour, f routes.Family, e *entry) {
 // remove drops a path; there may be none.
 func (v *view) remove(n *neighbour, f routes.Family, p netip.Prefix) {
 	t := &n.in[f]
-	e, ok := t.entries[p]
-	if !ok {
+	was := t.entries.find(p)
+	if was == 0 {
 		return
 	}
-	delete(t.entries, p)
+	e := t.entries.value(was)
+	t.entries.remove(p, was)
 	v.uncount(n, f, &e)
 	v.refuse(n, f, p, false)
 	v.tag(n, f, p, 0, false, true)
@@ -400,7 +412,7 @@ func (v *view) refuse(n *neighbour, f routes.Family, p netip.Prefix, on bool) {
 	v.refused[refusal{address: n.bare, prefix: p}] = struct{}{}
 	v.wake()
 	for _, s := range n.siblings {
-		if e, ok := s.in[f].entries[p]; ok && (on || e.reason == SharedAddress) {
+		if e, ok := s.in[f].entries.get(p); ok && (on || e.reason == SharedAddress) {
 			v.put(s, f, p, e)
 		}
 	}
@@ -411,14 +423,20 @@ func (v *view) reevaluate(n *neighbour) {
 	for f := range n.in {
 		t := &n.in[f]
 		t.allowed, t.last = nil, nil
-		for _, p := range sortedPrefixes(t.entries) {
-			v.put(n, routes.Family(f), p, t.entries[p])
+		for _, p := range sortedPrefixes(&t.entries) {
+			e, _ := t.entries.get(p)
+			v.put(n, routes.Family(f), p, e)
 		}
 	}
 }
 
-func sortedPrefixes(m map[netip.Prefix]entry) []netip.Prefix {
-	return slices.SortedFunc(maps.Keys(m), netip.Prefix.Compare)
+func sortedPrefixes(entries *shared[entry]) []netip.Prefix {
+	list := make([]netip.Prefix, 0, entries.len())
+	for p := range entries.all() {
+		list = append(list, p)
+	}
+	slices.SortFunc(list, netip.Prefix.Compare)
+	return list
 }
 
 // nextHop is where packets for a path go: behind a tunnel always to the neighbour itself, whose address carries the

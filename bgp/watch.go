@@ -91,7 +91,7 @@ func (v *view) watched(n *neighbour, s *Session, now time.Time) {
 	s.TCP = n.tcp.snapshot(n.state)
 	for _, p := range v.config.Monitored {
 		f := family(p)
-		_, received := n.in[f].entries[p]
+		received := n.in[f].entries.find(p) != 0
 		if n.in[f].offered {
 			s.Monitored = append(s.Monitored, Monitored{Prefix: p, Received: received, Advertised: n.state == Established && n.advertised[p]})
 		}
