@@ -66,7 +66,7 @@ func (u *Update) also(rows *forest[*Row], more []netip.Prefix, now time.Time) {
 
 // everything is each prefix of which something is or should be written, sorted.
 func everything(desired *Snapshot, installed *Ledger) []netip.Prefix {
-	all := union(desired.rows, installed.held.version)
+	all := union(desired.rows.get(), installed.held.version)
 	c := desired.compressed()
 	if c == nil {
 		return all

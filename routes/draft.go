@@ -79,7 +79,12 @@ func (t *Table) finish() *Update {
 	counts.flush()
 	u.also(t.rows, t.compression.settle(), now)
 	t.drafts, t.spare, u.Losses, t.losses = nil, nil, t.losses, nil
-	u.Snapshot = &Snapshot{rows: t.rows.publish(), Counts: t.counts, compression: t.compression}
+	u.Snapshot = &Snapshot{Counts: t.counts, compression: t.compression}
+	if t.lazy {
+		u.Snapshot.rows = t.rows.later()
+	} else {
+		u.Snapshot.rows = t.rows.now()
+	}
 	u.Snapshot.devices, u.Snapshot.lost = t.ownDevices()
 	return u
 }

@@ -1,16 +1,23 @@
 package routes
 
 import (
-	"hash/maphash"
+	"encoding/binary"
 	"iter"
+	"math/bits"
+	"math/rand/v2"
 	"net/netip"
 	"slices"
+	"sync"
 )
 
 // forest is a table by prefix for one owner, who publishes versions that others read and that never change. A persistent
 // trie copies whole nodes with all their leaves for each change (measured: 25 to 50 microseconds); the versions here are a
 // hash tree that grows with what is in it, in which a change copies little and in which only exact prefixes can be found.
+//
+// What is published and never looked at is never copied: see later.
 type forest[V keyed] struct {
+	// mu is held while the owner changes something, and by those who want a version. The owner reads without it.
+	mu      sync.Mutex
 	version *version[V] // the newest
 	// ours says that version was not published yet. Parts of it are ours if they are of this epoch.
 	ours  bool
@@ -27,7 +34,7 @@ const (
 // version is a published state of a forest. Immutable.
 type version[V keyed] struct {
 	// seed is random: what neighbours announce cannot be made to collide.
-	seed maphash.Seed
+	seed [2]uint64
 	// root has a power of two of parts. One that has not been written to since the root was doubled is there twice.
 	root []*versionPart[V]
 	size int
@@ -46,12 +53,28 @@ type versionPart[V keyed] struct {
 type keyed interface{ key() netip.Prefix }
 
 func newForest[V keyed]() *forest[V] {
-	return &forest[V]{version: &version[V]{seed: maphash.MakeSeed(), root: make([]*versionPart[V], versionRoot)}}
+	seed := [2]uint64{rand.Uint64(), rand.Uint64()}
+	return &forest[V]{version: &version[V]{seed: seed, root: make([]*versionPart[V], versionRoot)}}
 }
 
 func (v *version[V]) place(p netip.Prefix) (root, mid int) {
-	h := maphash.Comparable(v.seed, p)
+	h := v.hash(p)
 	return int(h / versionMid % uint64(len(v.root))), int(h % versionMid)
+}
+
+// hash multiplies the halves of a prefix, and what comes out of that, with secret numbers.
+func (v *version[V]) hash(p netip.Prefix) uint64 {
+	var high, low uint64
+	if p.Addr().Is4() {
+		a := p.Addr().As4()
+		low = uint64(binary.BigEndian.Uint32(a[:]))
+	} else {
+		a := p.Addr().As16()
+		high, low = binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:])
+	}
+	h, l := bits.Mul64(high^v.seed[0], low^v.seed[1])
+	h, l = bits.Mul64(h^l^uint64(p.Bits())^v.seed[1], v.seed[0]|1)
+	return h ^ l
 }
 
 // get returns the value of exactly this prefix.
@@ -99,6 +122,8 @@ func (v *version[V]) sorted() []netip.Prefix {
 }
 
 func (f *forest[V]) set(p netip.Prefix, value V) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	leaf := f.leaf(p)
 	for i, e := range *leaf {
 		if e.key() == p {
@@ -114,6 +139,8 @@ func (f *forest[V]) remove(p netip.Prefix) {
 	if _, ok := f.version.get(p); !ok {
 		return
 	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	leaf := f.leaf(p)
 	*leaf = slices.DeleteFunc(*leaf, func(e V) bool { return e.key() == p })
 	f.version.size--
@@ -169,13 +196,47 @@ func (f *forest[V]) part(r int) *versionPart[V] {
 	return v.root[r]
 }
 
-// unpublished tells whether what was set in an epoch is in no version yet that others read.
-func (f *forest[V]) unpublished(epoch uint64) bool { return f.ours && f.epoch == epoch }
+// amend makes a change to what was set in an epoch, if that is in no version yet that others read, and tells whether it did.
+func (f *forest[V]) amend(epoch uint64, change func()) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ours || f.epoch != epoch {
+		return false
+	}
+	change()
+	return true
+}
 
-// publish returns the present version, which from now on does not change.
+// publish returns the present version, which from now on does not change. Anybody may call it.
 func (f *forest[V]) publish() *version[V] {
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.ours = false
 	return f.version
+}
+
+// published is a version of a forest for those who may look at it.
+type published[V keyed] struct {
+	once sync.Once
+	of   *forest[V]
+	v    *version[V]
+}
+
+// now is the present version.
+func (f *forest[V]) now() *published[V] { return &published[V]{v: f.publish()} }
+
+// later is the version that is the present one when somebody looks for the first time. While a table comes in, a version for
+// each batch would have nearly all of the tree copied again and again, and nobody looks.
+func (f *forest[V]) later() *published[V] { return &published[V]{of: f} }
+
+// get returns the version, the same one each time. Anybody may call it.
+func (p *published[V]) get() *version[V] {
+	p.once.Do(func() {
+		if p.of != nil {
+			p.v, p.of = p.of.publish(), nil
+		}
+	})
+	return p.v
 }
 
 // union returns the prefixes of both, each once, sorted.

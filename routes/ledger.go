@@ -24,6 +24,8 @@ type Ledger struct {
 	share  share
 	// doubts is the number of allowed-IPs of which it is not known whether they are there.
 	doubts int
+	// editing is scratch space of change.
+	editing edit
 	// diverted are the devices that are, or may be.
 	diverted map[string]diversion
 	// detours counts the routes that have another way.
@@ -128,12 +130,12 @@ func (h *holding) empty() bool {
 // place.
 func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 	h, there := l.held.version.get(p)
-	e := edit{holding: *nothing}
-	if before = nothing; there {
+	e := &l.editing
+	if before, *e = nothing, (edit{}); there {
 		before = h.holding
-		e = edit{*before, h.changed, h.took}
+		*e = edit{*before, h.changed, h.took}
 	}
-	f(&e)
+	f(e)
 	l.recount(p, before, &e.holding)
 	if e.empty() {
 		l.held.remove(p)
@@ -141,8 +143,7 @@ func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 		return before
 	}
 	now := l.share.holding(&e.holding)
-	if there && l.held.unpublished(h.epoch) {
-		h.holding, h.changed, h.took = now, e.changed, e.took
+	if there && l.held.amend(h.epoch, func() { h.holding, h.changed, h.took = now, e.changed, e.took }) {
 		return before
 	}
 	h = &Held{prefix: p, holding: now, changed: e.changed, took: e.took}
@@ -355,5 +356,5 @@ func (l *Ledger) MayDisallow(a AllowedIP, going map[AllowedIP]struct{}) bool {
 func (l *Ledger) Ops() []Op {
 	all := *l
 	all.swept = true
-	return Plan(&Snapshot{rows: new(version[*Row])}, &all)
+	return Plan(&Snapshot{rows: newForest[*Row]().now()}, &all)
 }

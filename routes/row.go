@@ -138,9 +138,10 @@ func sameWanted(a, b *Row) bool {
 
 func (r *Row) wants() bool { return len(r.Ways) > 0 || len(r.Owners) > 0 || r.Discard }
 
-// Snapshot is the desired state of everything. Immutable; consecutive ones share what did not change.
+// Snapshot is the desired state of everything. Immutable; consecutive ones share what did not change. In that of a Status the
+// rows are as new as when somebody looks at the first of them.
 type Snapshot struct {
-	rows *version[*Row]
+	rows *published[*Row]
 	// devices tells of those that one peer has to itself whether it can be reached; of the others nothing. lost are those
 	// where it cannot be.
 	devices map[string]liveness
@@ -180,17 +181,17 @@ type PeerFamily struct {
 
 // Get returns the row of a prefix; nil if nothing is known of it.
 func (s *Snapshot) Get(p netip.Prefix) *Row {
-	r, _ := s.rows.get(p)
+	r, _ := s.rows.get().get(p)
 	return r
 }
 
 // Len is the number of rows.
-func (s *Snapshot) Len() int { return s.rows.size }
+func (s *Snapshot) Len() int { return s.rows.get().size }
 
 // Rows returns all rows, IPv4 first, in order.
 func (s *Snapshot) Rows() func(yield func(*Row) bool) {
 	return func(yield func(*Row) bool) {
-		for _, p := range s.rows.sorted() {
+		for _, p := range s.rows.get().sorted() {
 			if !yield(s.Get(p)) {
 				return
 			}

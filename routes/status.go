@@ -8,7 +8,8 @@ import (
 	"time"
 )
 
-// Status is all that there is to know of the routes at a moment. Immutable: maps and slices are read only.
+// Status is all that there is to know of the routes at a moment. Immutable: maps and slices are read only. What is known of each
+// prefix is of that moment or later: of when it is first asked for.
 type Status struct {
 	// At is when it was made.
 	At time.Time
@@ -52,7 +53,7 @@ type Status struct {
 	Diversions []Diversion
 
 	snapshot *Snapshot
-	held     *version[*Held]
+	held     *published[*Held]
 }
 
 // Operation is a change of a route.
@@ -139,7 +140,7 @@ func (s *Syncer) publish(now time.Time) {
 		DriftDetected:     s.stats.detected,
 		DriftRepaired:     s.stats.repaired,
 		snapshot:          s.snapshot,
-		held:              s.ledger.held.publish(),
+		held:              s.ledger.held.later(),
 	}
 	if s.acting.n > 0 && (st.OldestPending.IsZero() || s.acting.since.Before(st.OldestPending)) {
 		st.OldestPending = s.acting.since
@@ -222,7 +223,7 @@ func (r *RouteInfo) InstalledString() string {
 func (s *Status) Get(p netip.Prefix) (RouteInfo, bool) {
 	p = p.Masked()
 	row := s.snapshot.Get(p)
-	held, _ := s.held.get(p)
+	held, _ := s.held.get().get(p)
 	if row == nil && held == nil {
 		return RouteInfo{}, false
 	}
@@ -245,7 +246,7 @@ func (s *Status) covering(p netip.Prefix, row *Row, owners []AllowedIP) []Allowe
 		}
 		for q := p; q.Bits() > 0; {
 			q = parent(q)
-			h, _ := s.held.get(q)
+			h, _ := s.held.get().get(q)
 			if h == nil {
 				continue
 			}
@@ -305,7 +306,7 @@ func (s *Status) Owners(a netip.Addr) []AllowedIP {
 		if err != nil {
 			return nil
 		}
-		h, ok := s.held.get(p)
+		h, ok := s.held.get().get(p)
 		if !ok {
 			continue
 		}
@@ -322,8 +323,8 @@ func (s *Status) Owners(a netip.Addr) []AllowedIP {
 // Routes returns every prefix of which anything is known, IPv4 first, in order.
 func (s *Status) Routes() iter.Seq[RouteInfo] {
 	return func(yield func(RouteInfo) bool) {
-		prefixes := s.snapshot.rows.sorted()
-		for p := range s.held.all() {
+		prefixes := s.snapshot.rows.get().sorted()
+		for p := range s.held.get().all() {
 			if s.snapshot.Get(p) == nil {
 				prefixes = append(prefixes, p)
 			}

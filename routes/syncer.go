@@ -116,6 +116,7 @@ func New(o Options) *Syncer {
 		ledger:   NewLedger(),
 		drifted:  make(map[netip.Prefix][]DriftKind),
 	}
+	s.table.lazy = true
 	if s.switcher != nil {
 		s.table.UseBackups()
 	}

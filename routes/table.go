@@ -30,7 +30,9 @@ type Table struct {
 	// base holds the routes that next hops may be resolved through; kept only if rules.recursive.
 	base *bart.Table[[]way]
 
-	rows   *forest[*Row]
+	rows *forest[*Row]
+	// lazy says that the rows of a snapshot are those of when somebody looks.
+	lazy   bool
 	counts Counts
 	// admitted and waiting are the BGP routes within and beyond MaxRoutes.
 	admitted [2]int
