@@ -54,7 +54,9 @@ func BenchmarkChange(b *testing.B) {
 			for b.Loop() {
 				i++
 				feed.PutBest(routes.BestChange{Prefix: nth(i % n), Neighbour: fmt.Sprintf("peer%02d", (i+i/n)%benchPeers), Replace: true})
-				u := table.Apply(feed.Take())
+				batch := feed.Take()
+				u := table.Apply(batch)
+				feed.Reuse(batch)
 				for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed) {
 					ledger.Done(op, time.Time{}, 0)
 					ops++

@@ -9,7 +9,6 @@ import (
 // Compress lets the Table compress allowed-IPs, where the policy says so. It is to be called when nothing is installed that an
 // earlier run left: what that was is needed in full until everybody has told everything.
 func (t *Table) Compress() *Update {
-	t.begin(0)
 	if c := t.compression; !c.ready {
 		c.ready = true
 		for d := range c.sizes {
@@ -21,7 +20,6 @@ func (t *Table) Compress() *Update {
 
 // setForeign tells the Table of entries that are not ours. What is desired stays, but there is more to write around them.
 func (t *Table) setForeign(list []AllowedIP) *Update {
-	t.begin(0)
 	t.compression.setForeign(list)
 	return t.finish()
 }

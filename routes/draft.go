@@ -1,7 +1,8 @@
 package routes
 
 import (
-	"maps"
+	"cmp"
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"time"
@@ -18,23 +19,17 @@ func (d *draft) because(c Cause) {
 	}
 }
 
-func (t *Table) begin(n int) { t.drafts = make(map[netip.Prefix]*draft, n) }
-
 func (t *Table) draft(p netip.Prefix) *draft {
-	if d := t.drafts[p]; d != nil {
+	if d := t.drafts.get(p); d != nil {
 		return d
 	}
-	if len(t.spare) == 0 {
-		t.spare = make([]draft, 64)
-	}
-	d := &t.spare[0]
-	t.spare = t.spare[1:]
-	d.row = newRow(p)
+	d := t.drafts.add(p)
+	d.row = &d.space
+	*d.row = Row{Prefix: p, Decision: undecided, known: &d.known}
 	if old, ok := t.rows.version.get(p); ok {
-		d.old = old
-		d.row.paths, d.row.best = old.paths, old.best
+		d.old, d.known = old, *old.known
 	}
-	t.drafts[p] = d
+	d.place = placeOf(p)
 	return d
 }
 
@@ -46,39 +41,49 @@ func (t *Table) finish() *Update {
 	if t.rules.recursive {
 		t.rebase(now)
 	}
-	order := slices.Collect(maps.Values(t.drafts))
-	sortDrafts(order)
-	for _, d := range order {
+	order := slices.Grow(t.order[:0], t.drafts.n)
+	for d := range t.drafts.all() {
 		t.decide(d.row)
+		order = append(order, d)
 	}
+	sortDrafts(order)
 	order = t.limit(order, now)
+	for d := range t.drafts.all() {
+		d.row.known = t.share.known(d)
+	}
 
-	u := new(Update)
+	u := &Update{Changed: t.room.Changed, Causes: t.room.Causes, rows: t.room.rows}
+	t.room = Update{}
 	counts := counting{c: &t.counts}
 	for _, d := range order {
 		p := d.row.Prefix
+		row := d.row
+		switch {
+		case row.empty():
+			if row = nil; d.old != nil {
+				t.rows.remove(p)
+			}
+		case d.old != nil && row.Decision == d.old.Decision && row.known == d.old.known:
+			row = d.old
+		default:
+			row = &Row{Prefix: p, Decision: row.Decision, known: row.known}
+			t.rows.set(p, row)
+		}
 		t.nextHops.replace(t, d.old, d.row)
 		counts.move(d.old, d.row)
-		if !d.row.empty() {
-			t.rows.set(p, d.row)
-		} else if d.old != nil {
-			t.rows.remove(p)
-		}
 		t.compression.update(p, d.old.owners(), d.row.Owners)
 		if !sameWanted(d.old, d.row) {
-			if u.Changed == nil {
-				u.Changed, u.Causes, u.rows = make([]netip.Prefix, 0, len(order)), make([]Cause, 0, len(order)), make([]*Row, 0, len(order))
-			}
-			row := d.row
-			if row.empty() {
-				row = nil
-			}
 			u.Changed, u.Causes, u.rows = append(u.Changed, p), append(u.Causes, d.why), append(u.rows, row)
 		}
 	}
 	counts.flush()
 	u.also(t.rows, t.compression.settle(), now)
-	t.drafts, t.spare, u.Losses, t.losses = nil, nil, t.losses, nil
+	u.Losses, t.losses = t.losses, nil
+	t.drafts.clear()
+	if t.order = nil; keep(cap(order), len(order)) {
+		clear(order)
+		t.order = order
+	}
 	u.Snapshot = &Snapshot{Counts: t.counts, compression: t.compression}
 	if t.lazy {
 		u.Snapshot.rows = t.rows.later()
@@ -92,7 +97,8 @@ func (t *Table) finish() *Update {
 // rebase brings the base table up to date and decides again what was resolved through what changed in it.
 func (t *Table) rebase(now time.Time) {
 	affected := make(map[*nextHop]struct{})
-	for p, d := range t.drafts {
+	for d := range t.drafts.all() {
+		p := d.row.Prefix
 		ways := t.baseWays(d.row)
 		was, _ := t.base.Get(p)
 		if slices.Equal(ways, was) {
@@ -114,8 +120,33 @@ func (t *Table) rebase(now time.Time) {
 	}
 }
 
+// reuse gives back the room of an update of which nobody needs the changes any more.
+func (t *Table) reuse(u *Update) {
+	if keep(cap(u.Changed), len(u.Changed)) {
+		clear(u.Changed)
+		clear(u.Causes)
+		clear(u.rows)
+		t.room = Update{Changed: u.Changed[:0], Causes: u.Causes[:0], rows: u.rows[:0]}
+	}
+}
+
+// placeOf is in the order of prefixes, as far as 64 bits go: all of IPv4, and the first half of an address of IPv6.
+func placeOf(p netip.Prefix) uint64 {
+	if p.Addr().Is4() {
+		a := p.Addr().As4()
+		return uint64(binary.BigEndian.Uint32(a[:]))<<8 | uint64(p.Bits())
+	}
+	a := p.Addr().As16()
+	return 1<<63 | binary.BigEndian.Uint64(a[:8])>>1
+}
+
 func sortDrafts(list []*draft) {
-	slices.SortFunc(list, func(a, b *draft) int { return a.row.Prefix.Compare(b.row.Prefix) })
+	slices.SortFunc(list, func(a, b *draft) int {
+		if a.place != b.place {
+			return cmp.Compare(a.place, b.place)
+		}
+		return a.row.Prefix.Compare(b.row.Prefix)
+	})
 }
 
 // limit admits BGP routes up to MaxRoutes. Routes that are in stay in; of those that wait the lowest prefix is next.
@@ -145,9 +176,9 @@ func (t *Table) limit(order []*draft, now time.Time) []*draft {
 			p := lowest(&t.waiting[f])
 			t.waiting[f].Delete(p)
 			t.admitted[f]++
-			if t.drafts[p] == nil {
+			if t.drafts.get(p) == nil {
 				t.touch(p, now)
-				d := t.drafts[p]
+				d := t.drafts.get(p)
 				t.decide(d.row)
 				order = append(order, d)
 				added = true

@@ -17,9 +17,12 @@ type failedOp struct {
 // keep tells whether the room for so many is kept for the next batch, of which used were needed by this one: always if it is little, and
 // while a table comes in, which batch after batch needs much.
 func keep(room, used int) bool {
-	const little, most = 1 << 14, 1 << 18
-	return room <= little || room <= most && used >= room/8
+	const little = 1 << 14
+	return room <= little || room <= mostKept && used >= room/8
 }
+
+// mostKept is for how many prefixes room is kept at most.
+const mostKept = 1 << 18
 
 // work is a prefix to bring to what is desired.
 type work struct {

@@ -16,8 +16,7 @@ type Feed struct {
 	mu   sync.Mutex
 	next Batch
 	wake chan struct{}
-	// paths and best are how many the last batch had: when a table comes in, the next one has about as many.
-	paths, best int
+	room gathered[news] // of a batch that is done with, for the next one
 	// alarms are what was lost and nobody has acted upon; alarm is signalled. heeded says that somebody acts, and wakes the reader then.
 	alarms map[alarm]struct{}
 	alarm  chan struct{}
@@ -34,9 +33,8 @@ func NewFeed() *Feed {
 type Batch struct {
 	gone  map[string]struct{}
 	lost  map[string]Loss // by neighbour
-	paths map[pathKey]*Path
+	news  gathered[news]
 	eor   map[eorKey]uint32
-	best  map[netip.Prefix]*bestDelta
 	alive map[string]bool
 	dead  map[string]Loss // by peer, of those that are not alive
 	// reachable is by neighbour.
@@ -45,15 +43,33 @@ type Batch struct {
 	first time.Time
 }
 
-// mostExpected bounds the room that is made for a batch before it is there.
-const mostExpected = 1 << 12
-
 // Empty tells whether nothing happened.
 func (b *Batch) Empty() bool { return b.first.IsZero() }
 
-type pathKey struct {
+// news is what happened to a prefix: to paths first, then to the best set.
+type news struct {
+	prefix netip.Prefix
+	paths  []pathDelta // each neighbour once
+	best   bestDelta
+	judged bool         // there is something in best
+	path   [1]pathDelta // room for paths, which are rarely more
+}
+
+// pathDelta is a neighbour's path now; nil if there is none any more.
+type pathDelta struct {
 	neighbour string
-	prefix    netip.Prefix
+	path      *Path
+}
+
+// about returns what happened to a prefix so far.
+func (b *Batch) about(p netip.Prefix) *news {
+	p = p.Masked()
+	n := b.news.get(p)
+	if n == nil {
+		n = b.news.add(p)
+		n.prefix, n.paths, n.best.members = p, n.path[:0], n.best.only[:0]
+	}
+	return n
 }
 
 type eorKey struct {
@@ -81,10 +97,14 @@ type memberDelta struct {
 // PutPath says that the neighbour's path for the prefix is now p; nil if there is none any more.
 func (f *Feed) PutPath(neighbour string, prefix netip.Prefix, p *Path) {
 	f.put(func(b *Batch) {
-		if b.paths == nil {
-			b.paths = make(map[pathKey]*Path, min(f.paths, mostExpected))
+		n := b.about(prefix)
+		for i := range n.paths {
+			if d := &n.paths[i]; d.neighbour == neighbour {
+				d.path = p
+				return
+			}
 		}
-		b.paths[pathKey{neighbour, prefix.Masked()}] = p
+		n.paths = append(n.paths, pathDelta{neighbour, p})
 	})
 }
 
@@ -93,18 +113,12 @@ func (f *Feed) PutPath(neighbour string, prefix netip.Prefix, p *Path) {
 // A change with both Withdrawn and Replace empties the set. All changes of one call take effect together.
 func (f *Feed) PutBest(changes ...BestChange) {
 	f.put(func(b *Batch) {
-		if b.best == nil {
-			b.best = make(map[netip.Prefix]*bestDelta, min(f.best, mostExpected))
-		}
 		for _, c := range changes {
-			p := c.Prefix.Masked()
-			d := b.best[p]
-			if d == nil {
-				d = &bestDelta{at: c.At}
-				d.members = d.only[:0]
-				b.best[p] = d
+			n := b.about(c.Prefix)
+			if !n.judged {
+				n.judged, n.best.at = true, c.At
 			}
-			d.fold(c)
+			n.best.fold(c)
 		}
 	})
 }
@@ -143,18 +157,14 @@ func (f *Feed) PutNeighbourGone(name string) {
 			b.gone = make(map[string]struct{})
 		}
 		b.gone[name] = struct{}{}
-		for k := range b.paths {
-			if k.neighbour == name {
-				delete(b.paths, k)
-			}
-		}
 		for k := range b.eor {
 			if k.neighbour == name {
 				delete(b.eor, k)
 			}
 		}
-		for _, d := range b.best {
-			d.members = slices.DeleteFunc(d.members, func(m memberDelta) bool { return m.neighbour == name })
+		for n := range b.news.all() {
+			n.paths = slices.DeleteFunc(n.paths, func(d pathDelta) bool { return d.neighbour == name })
+			n.best.members = slices.DeleteFunc(n.best.members, func(m memberDelta) bool { return m.neighbour == name })
 		}
 	})
 }
@@ -185,8 +195,16 @@ func (f *Feed) Take() Batch {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	b := f.next
-	f.next, f.paths, f.best = Batch{}, len(b.paths), len(b.best)
+	f.next, f.room = Batch{news: f.room}, gathered[news]{}
 	return b
+}
+
+// Reuse gives back the room of a batch that nobody looks at any more.
+func (f *Feed) Reuse(b Batch) {
+	b.news.clear()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.room = b.news
 }
 
 func (d *bestDelta) fold(c BestChange) {
@@ -219,21 +237,39 @@ func (d *bestDelta) fold(c BestChange) {
 }
 
 // apply returns the set after the delta. Sets are sorted by the neighbours' names and never modified.
-func (d *bestDelta) apply(set []member, intern func(string) *neighbour) []member {
+func (d *bestDelta) apply(set []member, t *Table) []member {
 	if d.reset {
 		set = nil
 	}
+	if len(d.members) == 1 && (len(set) == 0 || len(set) == 1 && set[0].from.name == d.members[0].neighbour) { // nearly always
+		switch m := &d.members[0]; {
+		case m.add:
+			return t.share.member(member{from: t.neighbour(m.neighbour), nextHop: m.nextHop})
+		case len(set) == 0 || m.takes(set[0].nextHop):
+			return nil
+		}
+		return set
+	}
 	out := slices.Clone(set)
-	for _, m := range d.members {
+	for i := range d.members {
+		m := &d.members[i]
 		i, found := slices.BinarySearchFunc(out, m.neighbour, func(x member, name string) int { return compareNames(x.from.name, name) })
 		switch {
 		case m.add && found:
 			out[i].nextHop = m.nextHop
 		case m.add:
-			out = slices.Insert(out, i, member{from: intern(m.neighbour), nextHop: m.nextHop})
-		case found && (slices.Contains(m.gone, netip.Addr{}) || slices.Contains(m.gone, out[i].nextHop)):
+			out = slices.Insert(out, i, member{from: t.neighbour(m.neighbour), nextHop: m.nextHop})
+		case found && m.takes(out[i].nextHop):
 			out = slices.Delete(out, i, i+1)
 		}
 	}
+	if len(out) == 1 {
+		return t.share.member(out[0])
+	}
 	return out
+}
+
+// takes tells whether a withdrawal is about the member with this next hop.
+func (m *memberDelta) takes(nextHop netip.Addr) bool {
+	return slices.Contains(m.gone, netip.Addr{}) || slices.Contains(m.gone, nextHop)
 }

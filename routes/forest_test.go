@@ -72,3 +72,41 @@ func TestForest(t *testing.T) {
 		}
 	}
 }
+
+// A version for later is of when somebody looks for the first time, stays so, and may be looked at while its forest changes.
+func TestForestLater(t *testing.T) {
+	prefix := func(i int) netip.Prefix {
+		return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 32)
+	}
+	const n = 5000
+	f := newForest[numbered]()
+	for i := range n {
+		f.set(prefix(i), numbered{prefix(i), 1})
+	}
+	early := f.later()
+	for i := range n {
+		f.set(prefix(i), numbered{prefix(i), 2})
+	}
+	late := f.later()
+	if e, _ := early.get().get(prefix(7)); e.n != 2 {
+		t.Errorf("the number is %d, want that of when it is asked for, 2", e.n)
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := range n {
+			f.set(prefix(i), numbered{prefix(i), 3})
+		}
+		f.remove(prefix(0))
+	}()
+	first := maps.Collect(late.get().all())
+	<-done
+	if late.get().size != n || !maps.Equal(first, maps.Collect(late.get().all())) {
+		t.Error("what was looked at has changed")
+	}
+	for p, x := range maps.Collect(early.get().all()) {
+		if x.n != 2 {
+			t.Fatalf("%v is %d in what was looked at when it was 2", p, x.n)
+		}
+	}
+}

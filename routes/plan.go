@@ -74,7 +74,7 @@ func (b *planner) devices(desired *Snapshot, installed *Ledger) {
 // prefix plans for one, and tells whether there is something to do. row is nil if nothing is known of it.
 func (b *planner) prefix(p netip.Prefix, row *Row, installed *Ledger) bool {
 	if row == nil {
-		row = &Row{Prefix: p, Decision: undecided}
+		row = newRow(p)
 	}
 	b.sweep = installed.swept
 	n := b.len()

@@ -53,7 +53,11 @@ const (
 type Row struct {
 	Prefix netip.Prefix
 	*Decision
+	*known
+}
 
+// known is what BGP says of a prefix. Rows of the same UPDATE share one. Immutable, but in a draft.
+type known struct {
 	paths []rpath  // by neighbour
 	best  []member // by neighbour
 }
@@ -82,7 +86,7 @@ type Decision struct {
 // undecided is that of a prefix of which nothing is known.
 var undecided = &Decision{}
 
-func newRow(p netip.Prefix) *Row { return &Row{Prefix: p, Decision: undecided} }
+func newRow(p netip.Prefix) *Row { return &Row{Prefix: p, Decision: undecided, known: new(known)} }
 
 func (r *Row) key() netip.Prefix { return r.Prefix }
 

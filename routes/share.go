@@ -1,13 +1,19 @@
 package routes
 
+import "slices"
+
 // share keeps one copy of what most rows have in common: the way to a peer, the peer as the only owner, the neighbour as the
 // only member, and what is decided and installed. A million routes of one neighbour are a million rows that say the same.
 //
 // Owner: the Table or the Ledger that has it. What it hands out is never modified.
 type share struct {
-	ways      map[Way]sharedWay
-	owners    map[Owner][]Owner
-	best      map[member][]member
+	ways   map[Way]sharedWay
+	owners map[Owner][]Owner
+	best   map[member][]member
+	last   struct { // what was asked for last, and often is next
+		known *known
+		best  []member
+	}
 	held      map[heldIP][]heldIP
 	decisions map[decisionKey]*Decision
 	holdings  map[holdingKey]*holding
@@ -32,6 +38,41 @@ func one[E comparable](m *map[E][]E, e E) []E {
 	s := []E{e}
 	(*m)[e] = s
 	return s
+}
+
+// member returns the set of only this member.
+func (s *share) member(m member) []member {
+	if l := s.last.best; len(l) != 1 || l[0] != m {
+		s.last.best = one(&s.best, m)
+	}
+	return s.last.best
+}
+
+// known returns what a draft knows, for its row: that of the row before or of another prefix of the UPDATE, if it is the same.
+func (s *share) known(d *draft) *known {
+	if k := &d.known; d.old != nil && slices.Equal(k.paths, d.old.paths) && slices.Equal(k.best, d.old.best) {
+		return d.old.known
+	} else if l := s.last.known; l == nil || !slices.Equal(k.paths, l.paths) || !slices.Equal(k.best, l.best) {
+		s.last.known = d.keep()
+	}
+	return s.last.known
+}
+
+// keep returns a copy of what is known, for good.
+func (d *draft) keep() *known {
+	if !d.ownPaths {
+		own := d.known
+		return &own
+	}
+	if len(d.known.paths) != 1 {
+		return &known{slices.Clone(d.known.paths), d.known.best}
+	}
+	own := &struct {
+		known
+		path [1]rpath
+	}{d.known, [1]rpath{d.known.paths[0]}}
+	own.paths = own.path[:]
+	return &own.known
 }
 
 // way returns the slices of only this way and its hop.

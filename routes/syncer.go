@@ -322,9 +322,11 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 	}
 	start := time.Now()
 	u := s.table.Apply(b)
+	s.feed.Reuse(b)
 	s.lost(u.Losses)
 	s.snapshot = u.Snapshot
 	list := u.work(s.room)
+	s.table.reuse(u)
 	s.sync(ctx, list)
 	if s.room = nil; keep(cap(list), len(list)) {
 		clear(list)

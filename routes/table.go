@@ -38,9 +38,11 @@ type Table struct {
 	admitted [2]int
 	waiting  [2]bart.Lite
 
-	// drafts are the rows that are being changed; nil outside of Apply and the Set methods.
-	drafts map[netip.Prefix]*draft
-	spare  []draft // for the next ones
+	// drafts are the rows that are being changed; none outside of Apply and the Set methods. order and room are for the next
+	// time.
+	drafts gathered[draft]
+	order  []*draft
+	room   Update
 
 	share       share
 	compression *compression
@@ -52,10 +54,14 @@ type Table struct {
 
 // draft is a row that is being changed, with what was there before.
 type draft struct {
-	row      *Row
-	old      *Row // nil: none
-	ownPaths bool // the slice is ours to modify
+	row      *Row   // is space
+	old      *Row   // nil: none
+	place    uint64 // see placeOf
+	ownPaths bool   // the slice is ours to modify
 	why      Cause
+	space    Row
+	known    known    // of space
+	paths    [2]rpath // room for those of known
 }
 
 // Cause of a change, for measuring how long it took.
@@ -122,7 +128,6 @@ func (t *Table) SetPolicy(p Policy) *Update {
 	now := time.Now()
 	old := t.rules
 	t.setRules(compileRules(p))
-	t.begin(t.rows.version.size)
 	for q := range t.rows.version.all() {
 		t.touch(q, now)
 	}
@@ -201,7 +206,6 @@ func (t *Table) setConnected(nets []Route, noticed time.Time) *Update {
 			c.Insert(n.Prefix, n.Hops[0].Device)
 		}
 	}
-	t.begin(0)
 	if !c.Equal(t.connected) {
 		cause := Cause{Decided: time.Now()}
 		if t.lostNetwork(c) {
@@ -218,7 +222,6 @@ func (t *Table) setConnected(nets []Route, noticed time.Time) *Update {
 
 // Apply takes in what happened.
 func (t *Table) Apply(b Batch) *Update {
-	t.begin(len(b.paths) + len(b.best))
 	for name := range b.gone {
 		t.applyGone(t.neighbour(name), b.first)
 	}
@@ -230,14 +233,17 @@ func (t *Table) Apply(b Batch) *Update {
 	for name, l := range b.lost {
 		t.applyLoss(t.neighbour(name), l)
 	}
-	for k, p := range b.paths {
-		t.applyPath(t.neighbour(k.neighbour), k.prefix, p, b.first)
+	for n := range b.news.all() {
+		d := t.draft(n.prefix)
+		for _, x := range n.paths {
+			t.applyPath(t.neighbour(x.neighbour), d, x.path, b.first)
+		}
+		if n.judged {
+			t.applyBest(d, &n.best, b.first)
+		}
 	}
 	for k, session := range b.eor {
 		t.applyEndOfRIB(t.neighbour(k.neighbour), k.family, session, b.first)
-	}
-	for p, d := range b.best {
-		t.applyBest(p, d, b.first)
 	}
 	for name, is := range b.alive {
 		t.applyAlive(name, is, b.first)
@@ -251,9 +257,11 @@ func (t *Table) Apply(b Batch) *Update {
 func (t *Table) applyGone(n *neighbour, now time.Time) {
 	delete(t.eor, eorKey{n.name, IPv4})
 	delete(t.eor, eorKey{n.name, IPv6})
+	gone := &bestDelta{at: now, members: []memberDelta{{neighbour: n.name, gone: []netip.Addr{{}}}}}
 	for p := range n.prefixes.Clone().All() {
-		t.applyPath(n, p, nil, now)
-		t.applyBest(p, &bestDelta{at: now, members: []memberDelta{{neighbour: n.name, gone: []netip.Addr{{}}}}}, now)
+		d := t.draft(p)
+		t.applyPath(n, d, nil, now)
+		t.applyBest(d, gone, now)
 	}
 }
 
@@ -285,14 +293,13 @@ func (t *Table) Awaiting() []string {
 	return out
 }
 
-func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Time) {
-	d := t.draft(p)
+func (t *Table) applyPath(n *neighbour, d *draft, path *Path, now time.Time) {
 	i, found := slices.BinarySearchFunc(d.row.paths, n.name, func(x rpath, name string) int { return cmp.Compare(x.from.name, name) })
 	if !found && path == nil {
 		return
 	}
 	if !d.ownPaths {
-		d.row.paths, d.ownPaths = slices.Clone(d.row.paths), true
+		d.row.paths, d.ownPaths = append(d.paths[:0], d.row.paths...), true
 	}
 	// Judged again by another policy, it is not the UPDATE of long ago that causes a change.
 	judgedAgain := found && path != nil && d.row.paths[i].path.Received.Equal(path.Received)
@@ -312,7 +319,7 @@ func (t *Table) applyPath(n *neighbour, p netip.Prefix, path *Path, now time.Tim
 		d.because(Cause{Decided: now})
 	default:
 		if !found {
-			n.prefixes.Insert(p)
+			n.prefixes.Insert(d.row.Prefix)
 		}
 		if path.Received.After(n.loss.At) {
 			n.loss = Loss{} // it is back
@@ -342,13 +349,13 @@ func (t *Table) applyEndOfRIB(n *neighbour, f Family, session uint32, now time.T
 		}
 	}
 	for _, p := range stale {
-		t.applyPath(n, p, nil, now)
+		t.applyPath(n, t.draft(p), nil, now)
 	}
 }
 
 // current returns the row as it is now, drafts included; never nil.
 func (t *Table) current(p netip.Prefix) *Row {
-	if d := t.drafts[p]; d != nil {
+	if d := t.drafts.get(p); d != nil {
 		return d.row
 	}
 	if r, ok := t.rows.version.get(p); ok {
@@ -361,20 +368,16 @@ func (t *Table) current(p netip.Prefix) *Row {
 // because of something else.
 const promptness = time.Second
 
-func (t *Table) applyBest(p netip.Prefix, delta *bestDelta, now time.Time) {
-	d := t.draft(p)
+func (t *Table) applyBest(d *draft, delta *bestDelta, now time.Time) {
 	before := d.row.best
-	d.row.best = delta.apply(before, t.neighbour)
-	if len(d.row.best) == 1 {
-		d.row.best = one(&t.share.best, d.row.best[0])
-	}
+	d.row.best = delta.apply(before, t)
 	c := Cause{Decided: delta.at, Loss: lostBest(before, d.row.best)}
 	if c.Decided.IsZero() {
 		c.Decided = now
 	}
 	for _, m := range d.row.best {
 		if i := slices.IndexFunc(d.row.paths, func(x rpath) bool { return x.from == m.from }); i < 0 {
-			m.from.prefixes.Insert(p)
+			m.from.prefixes.Insert(d.row.Prefix)
 		} else {
 			if r := d.row.paths[i].path.Received; c.Decided.Sub(r) < promptness && !r.After(c.Decided) && r.After(c.Received) {
 				c.Received = r
