@@ -79,7 +79,7 @@ func (s *Syncer) sync(ctx context.Context, list []work) {
 			s.stats.stages[StageBatch].Observe(start.Sub(w.cause.Decided))
 		}
 	}
-	ops := s.planner.ops()
+	ops := s.planner.pieces()
 	s.spares.add(s.planner.spare, len(list), start)
 	s.acting.since = start
 	if len(ops) > 0 {
@@ -161,13 +161,11 @@ func (c *cursor) to(p netip.Prefix) *work {
 	return nil
 }
 
-// execute runs a plan phase by phase and keeps back what relies on something that failed. list is the work that it was made
-// for.
-func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp {
-	if len(ops) == 0 {
-		return nil
-	}
+// execute runs a plan, in pieces of one kind each, phase by phase and keeps back what relies on something that failed. list is the work
+// that it was made for.
+func (s *Syncer) execute(ctx context.Context, plan [][]Op, list []work) []failedOp {
 	var failed []failedOp
+	done := cursor{list: list}
 	run := func(ops []Op, stage Stage, write func(context.Context, []Op) []error) {
 		if len(ops) == 0 {
 			return
@@ -176,7 +174,6 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp 
 		errs := write(ctx, ops)
 		at := time.Now()
 		s.stats.stages[stage].Observe(at.Sub(start))
-		of := cursor{list: list}
 		for i := range ops {
 			op := &ops[i]
 			if errs[i] != nil {
@@ -189,24 +186,26 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp 
 				s.ledger.done(op, at, 0)
 				continue
 			}
-			s.routeDone(op, of.to(op.Route.Prefix), at)
+			s.routeDone(op, done.to(op.Route.Prefix), at)
 		}
 	}
-	divert, rest := phase(ops, Divert)
+	divert, rest := phase(plan, Divert)
 	allow, rest := phase(rest, Allow)
-	write := rest
 	install, rest := phase(rest, Install)
 	withdraw, rest := phase(rest, Withdraw)
-	write = write[:len(install)+len(withdraw)]
 	disallow, restore := phase(rest, Disallow)
 
+	for _, ops := range divert {
+		run(ops, StageFIB, s.switcher.Switch)
+	}
 	if len(divert) > 0 {
-		run(divert, StageFIB, s.switcher.Switch)
 		s.publish(time.Now()) // what follows may take long
 	}
-	run(allow, StageAllowedIPs, s.tunnels.Write)
+	for _, ops := range allow {
+		run(ops, StageAllowedIPs, s.tunnels.Write)
+	}
 	of := cursor{list: list}
-	kept, held := s.keepBack(install, func(op *Op) bool {
+	mayInstall := func(op *Op) bool {
 		if op.Route.Type == Unreachable {
 			return true
 		}
@@ -218,36 +217,55 @@ func (s *Syncer) execute(ctx context.Context, ops []Op, list []work) []failedOp 
 			op.Route.Backup = nil // until its tunnel has the prefix: the failure is that of an Allow
 		}
 		return true
-	})
-	if failed = append(failed, held...); len(held) > 0 {
-		write = append(kept, withdraw...)
 	}
-	// Both in one call: the order inside it is that of the plan.
-	run(write, StageFIB, s.fib.Write)
-	going := make(map[AllowedIP]struct{}, len(disallow))
-	for _, op := range disallow {
-		going[op.Allowed] = struct{}{}
+	write := make([][]Op, 0, len(install)+len(withdraw))
+	for _, ops := range install {
+		kept, held := s.keepBack(ops, mayInstall)
+		write, failed = append(write, kept), append(failed, held...)
 	}
-	disallow, held = s.keepBack(disallow, func(op *Op) bool {
-		return s.ledger.MayDisallow(op.Allowed, going) && !s.ledger.unsettled(s.snapshot, op.Allowed)
-	})
-	failed = append(failed, held...)
-	run(disallow, StageAllowedIPs, s.tunnels.Write)
-	// Last: what was to leave the device has left it.
-	if len(restore) > 0 {
-		run(restore, StageFIB, s.switcher.Switch)
+	for _, ops := range joined(append(write, withdraw...)) {
+		run(ops, StageFIB, s.fib.Write)
 	}
-	s.logOps(ctx, ops)
+	going := make(map[AllowedIP]struct{})
+	for _, ops := range disallow {
+		for i := range ops {
+			going[ops[i].Allowed] = struct{}{}
+		}
+	}
+	for _, ops := range disallow {
+		kept, held := s.keepBack(ops, func(op *Op) bool {
+			return s.ledger.MayDisallow(op.Allowed, going) && !s.ledger.unsettled(s.snapshot, op.Allowed)
+		})
+		failed = append(failed, held...)
+		run(kept, StageAllowedIPs, s.tunnels.Write)
+	}
+	for _, ops := range restore { // last: what was to leave the device has left it
+		run(ops, StageFIB, s.switcher.Switch)
+	}
+	s.logOps(ctx, plan)
 	return failed
 }
 
-// phase cuts off the operations of a kind, which come first.
-func phase(ops []Op, k OpKind) (first, rest []Op) {
+// phase cuts off the pieces of a kind, which come first.
+func phase(plan [][]Op, k OpKind) (first, rest [][]Op) {
 	n := 0
-	for n < len(ops) && ops[n].Kind == k {
+	for n < len(plan) && plan[n][0].Kind == k {
 		n++
 	}
-	return ops[:n:n], ops[n:]
+	return plan[:n:n], plan[n:]
+}
+
+// joined makes one of small pieces that follow each other, so that they are written together.
+func joined(list [][]Op) [][]Op {
+	out := list[:0]
+	for _, ops := range list {
+		if n := len(out); n > 0 && len(out[n-1])+len(ops) <= piece {
+			out[n-1] = slices.Concat(out[n-1], ops)
+		} else if len(ops) > 0 {
+			out = append(out, ops)
+		}
+	}
+	return out
 }
 
 // keepBack splits off the operations that must not run.
@@ -299,12 +317,14 @@ func (s *Syncer) routeDone(op *Op, w *work, at time.Time) {
 	}
 }
 
-func (s *Syncer) logOps(ctx context.Context, ops []Op) {
+func (s *Syncer) logOps(ctx context.Context, plan [][]Op) {
 	if !s.log.Enabled(ctx, slog.LevelDebug) {
 		return
 	}
-	for _, op := range ops {
-		s.log.Debug("planned", "op", op.String())
+	for _, ops := range plan {
+		for _, op := range ops {
+			s.log.Debug("planned", "op", op.String())
+		}
 	}
 }
 

@@ -423,7 +423,7 @@ func (s *Syncer) sweep(ctx context.Context) {
 // teardown removes what the ledger holds.
 func (s *Syncer) teardown(ctx context.Context) error {
 	s.stopped = true
-	failed := s.execute(ctx, s.ledger.Ops(), nil)
+	failed := s.execute(ctx, pieces(s.ledger.Ops()), nil)
 	s.publish(time.Now())
 	if len(failed) == 0 {
 		if s.switcher != nil {

@@ -60,7 +60,7 @@ func (s *Syncer) tidy(ctx context.Context) {
 	}
 	e.list, e.sorted, e.due = e.list[n:], e.sorted-n, time.Time{}
 	if ops := spares(s.snapshot, s.ledger, now); len(ops) > 0 {
-		s.settle(s.toDo(now, nil), s.execute(ctx, ops, nil))
+		s.settle(s.toDo(now, nil), s.execute(ctx, pieces(ops), nil))
 		s.publish(time.Now())
 	}
 	if len(e.list) > 0 {
