@@ -30,7 +30,16 @@ func (v *view) callbacks() server.WatchEventMessageCallbacks {
 }
 
 // onUpdate takes the paths of one UPDATE, before policy, or withdrawals that GoBGP made up when a session was lost.
+//
+// A table that is lost comes in one call. Others have their turn in between: a tunnel may be lost meanwhile, and its routes must move.
 func (v *view) onUpdate(paths []*apiutil.Path, at time.Time) {
+	const most = 256
+	for some := range slices.Chunk(paths, most) {
+		v.takePaths(some, at)
+	}
+}
+
+func (v *view) takePaths(paths []*apiutil.Path, at time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.closed {

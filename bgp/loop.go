@@ -50,15 +50,18 @@ type loop struct {
 	published time.Time
 	refitted  time.Time
 	refitPace time.Duration
-	polled    inquiry   // into counters
-	answered  time.Time // when GoBGP last answered it
-	countAt   time.Time // not before it, into what is advertised on a session
-	events    uint64    // view.events when last looked at
-	bfdFor    uint64    // view.upOrDown that BFD sessions are in step with
-	bfdOn     bool      // there is a BFD session
+	polled    inquiry       // into counters
+	answered  time.Time     // when GoBGP last answered it
+	countAt   time.Time     // not before it, into what is advertised on a session
+	countCost time.Duration // of that, for each prefix with a best path, when it was last done
+	events    uint64        // view.events when last looked at
+	bfdFor    uint64        // view.upOrDown that BFD sessions are in step with
+	bfdOn     bool          // there is a BFD session
 	monitorAt time.Time
-	eventAt   time.Time
-	flood     flood
+	// deleting tells when the removal of a peer is over that takes long; nil if there is none.
+	deleting chan deletion
+	eventAt  time.Time
+	flood    flood
 }
 
 // timed makes one call into GoBGP.
@@ -115,6 +118,9 @@ func (l *loop) start(ctx context.Context) error {
 func (l *loop) apply() error {
 	l.view.setConfig(l.config)
 	gone := l.dropPeers()
+	for l.deleting != nil {
+		gone = errors.Join(gone, l.deleted(), l.dropPeers())
+	}
 	err := errors.Join(gone, l.policies(), l.announce(), l.addPeers())
 	l.watchPaths()
 	l.softResets()
@@ -127,11 +133,20 @@ func (l *loop) run(ctx context.Context) error {
 	timer := time.NewTimer(publishEvery)
 	defer timer.Stop()
 	for {
+		calls := l.calls
+		if l.deleting != nil {
+			calls = nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case call := <-l.calls:
+		case call := <-calls:
 			call(l)
+		case d := <-l.deleting:
+			l.deleting <- d // it has room for it
+			if err := l.deleted(); err != nil {
+				l.log.Error("GoBGP refused an order", "err", err)
+			}
 		case <-l.waker:
 		case <-timer.C:
 		}
@@ -148,11 +163,23 @@ func (l *loop) follow() {
 		l.view.refit()
 	}
 	l.publish() // what happened is shown now; GoBGP may take seconds over an order when a table goes
+	l.watchPaths()
+	if l.deleting != nil {
+		return
+	}
 	l.gather(now)
-	if err := errors.Join(l.dropPeers(), l.policies(), l.addPeers(), l.refusals(), l.settle()); err != nil {
+	err := l.dropPeers()
+	if l.deleting == nil {
+		err = errors.Join(err, l.policies(), l.addPeers(), l.refusals(), l.settle())
+	}
+	if err != nil {
 		l.log.Error("GoBGP refused an order", "err", err)
 	}
 	l.watchPaths()
+	if l.deleting != nil {
+		l.publish()
+		return
+	}
 	l.softResets()
 	l.poll(now)
 	l.count(now)

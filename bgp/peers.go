@@ -94,6 +94,9 @@ func (l *loop) dropPeers() error {
 	dial, stuck := l.overdue(now)
 	var errs []error
 	for address, p := range l.peers {
+		if l.deleting != nil {
+			break // the others, when that is over
+		}
 		n, ok := want[address]
 		age, fell := again[address]
 		life, failed := cut[address]
@@ -208,12 +211,49 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 			return fmt.Errorf("neighbour %v: remove password: %w", address, err)
 		}
 	}
-	if err := l.timed(func() error {
-		return l.gobgp.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
-	}); err != nil {
-		return fmt.Errorf("neighbour %v: delete: %w", address, err)
+	return l.remove(address)
+}
+
+// patience is how long the loop waits for the removal of a peer: without a large table it takes a millisecond.
+const patience = 50 * time.Millisecond
+
+// deletion is the outcome of a removal that took long.
+type deletion struct {
+	err  error
+	took time.Duration
+}
+
+// remove deletes a peer in GoBGP. With a table of a million that takes a minute on two cores, in which GoBGP answers nothing: then it goes on by
+// itself, and until it is over the loop does nothing but tell how things are.
+func (l *loop) remove(address netip.Addr) error {
+	done := make(chan deletion, 1)
+	go func() {
+		begin := time.Now()
+		err := l.gobgp.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
+		if err != nil {
+			err = fmt.Errorf("neighbour %v: delete: %w", address, err)
+		}
+		done <- deletion{err, time.Since(begin)}
+	}()
+	select {
+	case d := <-done:
+		l.latency.Observe(d.took)
+		return d.err
+	case <-time.After(patience):
+		l.deleting = done
+		return nil
 	}
-	return nil
+}
+
+// deleted waits for the end of a removal that takes long, if there is one.
+func (l *loop) deleted() error {
+	if l.deleting == nil {
+		return nil
+	}
+	d := <-l.deleting
+	l.deleting = nil
+	l.latency.Observe(d.took)
+	return d.err
 }
 
 // password reports whether a configured neighbour has this address, whatever its zone, and this password.
@@ -275,7 +315,7 @@ func (l *loop) reset(name string, soft bool) error {
 		l.softResets()
 		return nil
 	}
-	err := l.drop(n.cfg.Address, p, downReset)
+	err := errors.Join(l.drop(n.cfg.Address, p, downReset), l.deleted())
 	p.tries, p.next = 0, time.Time{}
 	return errors.Join(err, l.addPeers())
 }

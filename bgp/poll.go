@@ -1,6 +1,7 @@
 package bgp
 
 import (
+	"cmp"
 	"context"
 	"net/netip"
 	"time"
@@ -115,7 +116,7 @@ func (l *loop) count(now time.Time) {
 		return
 	}
 	events := l.view.events.Load()
-	n, life, share := l.view.toCount(now, events)
+	n, life, share := l.view.toCount(now, events, l.countCost)
 	if n == nil {
 		return
 	}
@@ -127,7 +128,12 @@ func (l *loop) count(now time.Time) {
 		})
 	})
 	n.advised.asked(now, events, l.eventAt, adviseEvery)
-	l.countAt = begin.Add(min(share*time.Since(begin), 5*maxPace))
+	cost := time.Since(begin)
+	l.countAt = begin.Add(min(share*cost, 5*maxPace))
+	const enough = 10_000 // to tell the cost of each from that of asking
+	if prefixes := l.view.bestPrefixes(); prefixes >= enough {
+		l.countCost = cost / time.Duration(prefixes)
+	}
 	if err != nil {
 		l.log.Error("count what is advertised", "neighbour", n.cfg.Name, "err", err)
 		return
@@ -137,12 +143,22 @@ func (l *loop) count(now time.Time) {
 
 // toCount chooses a neighbour whose session is fresh, the latest one first, or whose turn it is, and tells which establishment it is and what share of
 // the time the question may take.
-func (v *view) toCount(now time.Time, events uint64) (n *neighbour, life uint64, share time.Duration) {
+//
+// GoBGP stands still meanwhile: with a table of a million for seconds. A session that came up waits for its turn where that is more than
+// a moment, and none is asked about where it is a good part of the shortest hold time.
+func (v *view) toCount(now time.Time, events uint64, each time.Duration) (n *neighbour, life uint64, share time.Duration) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	const moment, part = 300 * time.Millisecond, 4
+	expected := each * time.Duration(v.prefixes[0]+v.prefixes[1])
+	for _, n := range v.order {
+		if n.state == Established && expected > cmp.Or(n.polled.holdTime, holdTime(&n.cfg))/part {
+			return nil, 0, 0
+		}
+	}
 	var next, turn *neighbour
 	for _, n := range v.order {
-		due := n.state == Established && n.counts < len(firstCounts) && (n.counts == 0 || now.Sub(n.since) >= firstCounts[n.counts])
+		due := expected <= moment && n.state == Established && n.counts < len(firstCounts) && (n.counts == 0 || now.Sub(n.since) >= firstCounts[n.counts])
 		if due && (next == nil || n.counts < next.counts || n.counts == next.counts && n.since.After(next.since)) {
 			next = n
 		}
@@ -162,6 +178,13 @@ func (v *view) toCount(now time.Time, events uint64) (n *neighbour, life uint64,
 		return nil, 0, 0
 	}
 	return next, next.establishments, share
+}
+
+// bestPrefixes is the number of prefixes with a best path.
+func (v *view) bestPrefixes() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.prefixes[0] + v.prefixes[1]
 }
 
 // takeCount takes the answer, unless the session is another one by now.

@@ -226,7 +226,7 @@ func cutOurs(b testing.TB, n int) *twoWays {
 	for i, name := range []string{"left", "right"} {
 		s := l.site(name)
 		f := s.wireguard(w.router)
-		f.bfd = true
+		f.bfd, f.hold = true, 60 // as the others below
 		nstest.Run(b, s.ns, "ip", "route", "add", "blackhole", "100.64.0.0/10")
 		f.bird(w.router, shapeA, carriedTable(n))
 		yaml.WriteString(s.peerYAML(shapeA))

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -65,6 +66,8 @@ type foreign struct {
 	lanOnly bool
 	// bfd has the BGP daemon watch its sessions by BFD at 200 ms x 3.
 	bfd bool
+	// hold is the BGP daemon's hold time in seconds; 0 is 9.
+	hold int
 	// stop and kill end the BGP daemon, in good order or without a word.
 	stop, kill func() error
 	starts     int // of FRR: sockets that a killed one left look as if the next one listened
@@ -150,10 +153,10 @@ func (f *foreign) bird(to *site, sh shape, more ...string) {
 		fmt.Fprintf(&sessions, `protocol bgp %s {
   local %s as %d;
   neighbor %s as %d;
-  hold time 9; connect delay time 1; error wait time 1,5; connect retry time 2;
+  hold time %d; connect delay time 1; error wait time 1,5; connect retry time 2;
   %s
 }
-`, name, local, f.asn, remote, to.asn, channels)
+`, name, local, f.asn, remote, to.asn, cmp.Or(f.hold, 9), channels)
 	}
 	all := "import all; export where source ~ [ RTS_STATIC, RTS_DEVICE ];"
 	switch sh {
