@@ -243,7 +243,7 @@ func (l *lab) rib() map[netip.Prefix]string {
 				for _, path := range paths {
 					if !own(path) {
 						r := new(words).readAttrs(path.Attrs, true)
-						out[p] = show(r.asPath, netip.Addr{}, r.localPref, r.med, r.communities)
+						out[p] = show(r.attrs.ASPath, netip.Addr{}, r.attrs.LocalPref, r.attrs.MED, r.communities)
 					}
 				}
 			}); err != nil {

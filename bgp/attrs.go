@@ -18,16 +18,13 @@ const defaultLocalPref = 100
 
 // received are the attributes of an UPDATE as they came in: shared by its prefixes, never modified.
 type received struct {
-	asPath      []uint32
-	asSet       bool // the path has an AS_SET or a confederation segment (RFC 9774)
+	attrs       routes.Attrs
+	communities []string // standard, then large: both of those of attrs
 	nextHop     netip.Addr
-	communities []string // standard and large
-	localPref   uint32
-	med         uint32
-	attrs       *routes.Attrs
 	// at is when the UPDATE was read, and generation in which of the neighbour's sessions.
 	at         time.Time
 	generation uint32
+	asSet      bool // the path has an AS_SET or a confederation segment (RFC 9774)
 }
 
 // wordLimit bounds how many communities are remembered as text; beyond it remembering begins anew.
@@ -51,31 +48,31 @@ func (w *words) of(c uint32) string {
 // readAttrs reads what we use of a path's attributes. LOCAL_PREF counts only from iBGP neighbours (RFC 4271
 // section 5.1.5). Communities of ours that mark routes inside GoBGP are left out.
 func (w *words) readAttrs(list []bgp.PathAttributeInterface, internal bool) *received {
-	r := &received{localPref: defaultLocalPref}
-	origin := "incomplete"
+	r := &received{attrs: routes.Attrs{Origin: "incomplete", LocalPref: defaultLocalPref}}
+	var large *bgp.PathAttributeLargeCommunities
 	for _, a := range list {
 		switch a := a.(type) {
 		case *bgp.PathAttributeOrigin:
 			switch a.Value {
 			case bgp.BGP_ORIGIN_ATTR_TYPE_IGP:
-				origin = "igp"
+				r.attrs.Origin = "igp"
 			case bgp.BGP_ORIGIN_ATTR_TYPE_EGP:
-				origin = "egp"
+				r.attrs.Origin = "egp"
 			}
 		case *bgp.PathAttributeAsPath:
 			for _, seg := range a.Value {
 				r.asSet = r.asSet || seg.GetType() != bgp.BGP_ASPATH_ATTR_TYPE_SEQ
-				r.asPath = append(r.asPath, seg.GetAS()...)
+				r.attrs.ASPath = append(r.attrs.ASPath, seg.GetAS()...)
 			}
 		case *bgp.PathAttributeNextHop:
 			r.nextHop = a.Value
 		case *bgp.PathAttributeMpReachNLRI:
 			r.nextHop = a.Nexthop
 		case *bgp.PathAttributeMultiExitDisc:
-			r.med = a.Value
+			r.attrs.MED = a.Value
 		case *bgp.PathAttributeLocalPref:
 			if internal {
-				r.localPref = a.Value
+				r.attrs.LocalPref = a.Value
 			}
 		case *bgp.PathAttributeCommunities:
 			r.communities = slices.Grow(r.communities, len(a.Value))
@@ -85,12 +82,18 @@ func (w *words) readAttrs(list []bgp.PathAttributeInterface, internal bool) *rec
 				}
 			}
 		case *bgp.PathAttributeLargeCommunities:
-			for _, c := range a.Values {
-				r.communities = append(r.communities, c.String())
-			}
+			large = a
 		}
 	}
-	r.attrs = newAttrs(origin, r.asPath, r.communities, r.localPref, r.med)
+	r.communities = slices.Clip(r.communities)
+	r.attrs.Communities = r.communities
+	if large != nil && len(large.Values) > 0 {
+		for _, c := range large.Values {
+			r.communities = append(r.communities, c.String())
+		}
+		n := len(r.attrs.Communities)
+		r.attrs.Communities, r.attrs.LargeCommunities = slices.Clip(r.communities[:n]), slices.Clip(r.communities[n:])
+	}
 	return r
 }
 
@@ -117,19 +120,19 @@ func standard(c uint32) string {
 // route is the received path as the policy sees it.
 func (r *received) route(p netip.Prefix, hop netip.Addr, source string) policy.Route {
 	return policy.Route{
-		Prefix: p, ASPath: r.asPath, NextHop: hop, Communities: r.communities,
-		LocalPref: r.localPref, MED: r.med, Source: source, ASSet: r.asSet,
+		Prefix: p, ASPath: r.attrs.ASPath, NextHop: hop, Communities: r.communities,
+		LocalPref: r.attrs.LocalPref, MED: r.attrs.MED, Source: source, ASSet: r.asSet,
 	}
 }
 
 // after returns the attributes as the policy left them: the received ones if it changed nothing, the previous ones if
 // it did the same as for the prefix before.
 func (r *received) after(out *policy.Route, previous *routes.Attrs) *routes.Attrs {
-	if out.LocalPref == 0 && r.localPref != 0 {
+	if out.LocalPref == 0 && r.attrs.LocalPref != 0 {
 		out.LocalPref = minLocalPref
 	}
-	if out.LocalPref == r.localPref && out.MED == r.med && slices.Equal(out.ASPath, r.asPath) && slices.Equal(out.Communities, r.communities) {
-		return r.attrs
+	if out.LocalPref == r.attrs.LocalPref && out.MED == r.attrs.MED && slices.Equal(out.ASPath, r.attrs.ASPath) && slices.Equal(out.Communities, r.communities) {
+		return &r.attrs
 	}
 	if p := previous; p != nil && p.Origin == r.attrs.Origin && out.LocalPref == p.LocalPref && out.MED == p.MED &&
 		slices.Equal(out.ASPath, p.ASPath) && len(out.Communities) == len(p.Communities)+len(p.LargeCommunities) {

@@ -144,7 +144,7 @@ func (v *view) listReceived(f Filter) ([]Entry, error) {
 func (v *view) entry(n *neighbour, p netip.Prefix, e *entry) Entry {
 	out := Entry{
 		Prefix: p, Neighbour: n.cfg.Name, Peer: cmp.Or(n.cfg.Peer, n.cfg.Name), NextHop: n.nextHop(e.from.nextHop),
-		Stale: n.state != Established || e.from.generation != n.generation, Rejected: e.reason, Received: e.from.at, Attrs: e.from.attrs,
+		Stale: n.state != Established || e.from.generation != n.generation, Rejected: e.reason, Received: e.from.at, Attrs: &e.from.attrs,
 		Best: slices.ContainsFunc(v.bestOf(p), func(b bestPath) bool { return b.from == n && !b.hidden }),
 	}
 	if e.reason == "" {
@@ -240,7 +240,7 @@ func (s *Speaker) advertised(ctx context.Context, f Filter) ([]Entry, error) {
 					for _, path := range paths {
 						if ok && !path.Filtered && f.matches(p) {
 							r := new(words).readAttrs(path.Attrs, true)
-							out = append(out, Entry{Prefix: p, Neighbour: f.Neighbour, Peer: cmp.Or(n.cfg.Peer, n.cfg.Name), NextHop: r.nextHop, Best: true, Attrs: r.attrs})
+							out = append(out, Entry{Prefix: p, Neighbour: f.Neighbour, Peer: cmp.Or(n.cfg.Peer, n.cfg.Name), NextHop: r.nextHop, Best: true, Attrs: &r.attrs})
 						}
 					}
 				})

@@ -50,7 +50,7 @@ func announced(n *neighbour, origin uint32) *received {
 	if origin != n.cfg.ASN {
 		path = append(path, origin)
 	}
-	return &received{asPath: path, nextHop: n.bare, localPref: 100, attrs: &routes.Attrs{ASPath: path}}
+	return &received{nextHop: n.bare, attrs: routes.Attrs{ASPath: path, LocalPref: 100}}
 }
 
 // tags lists the prefixes that GoBGP is to be told of as in this set.

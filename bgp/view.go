@@ -326,7 +326,7 @@ func (v *view) put(n *neighbour, f routes.Family, p netip.Prefix, e entry) {
 		NextHop: n.nextHop(e.from.nextHop), Rejected: e.reason, Attrs: attrs, Received: e.from.at, Session: e.from.generation,
 	}
 	if t.path == nil || *t.path != path { // most prefixes of an UPDATE have the same
-		t.path = &path
+		t.path = new(path)
 	}
 	v.sink.PutPath(n.cfg.Name, p, t.path)
 	if e.reason == "" && v.hidden > 0 {
@@ -372,21 +372,21 @@ func (v *view) remove(n *neighbour, f routes.Family, p netip.Prefix) {
 func (v *view) judge(n *neighbour, f routes.Family, p netip.Prefix, from *received, dispute, kept bool) (string, *routes.Attrs) {
 	verdict := n.policy.EvalImport(from.route(p, n.policyHop(from.nextHop), n.source), &n.context)
 	if !verdict.Accepted {
-		return cmp.Or(verdict.Rule, "rule"), from.attrs
+		return cmp.Or(verdict.Rule, "rule"), &from.attrs
 	}
 	if from.asSet {
-		return ASSet, from.attrs
+		return ASSet, &from.attrs
 	}
 	if dispute {
-		return SharedAddress, from.attrs
+		return SharedAddress, &from.attrs
 	}
 	for _, s := range n.siblings {
 		if _, ok := s.in[f].refused[p]; ok {
-			return SharedAddress, from.attrs
+			return SharedAddress, &from.attrs
 		}
 	}
 	if limit := n.limit(f); limit > 0 && !v.within(n, f, p, limit, kept) {
-		return PrefixLimit, from.attrs
+		return PrefixLimit, &from.attrs
 	}
 	t := &n.in[f]
 	t.last = from.after(&verdict.Route, t.last)

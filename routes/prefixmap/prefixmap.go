@@ -4,8 +4,8 @@
 // Owner: whoever made the Map; no locks.
 // Invariants: a key is the prefix exactly, masked or not; IPv4-mapped IPv6 prefixes are IPv6, and zones have no place.
 //
-// A netip.Prefix has 32 bytes and a pointer. A key here has 8 bytes (IPv4) or 24 (IPv6) and none: a map whose values have
-// no pointers either is skipped by collections.
+// A netip.Prefix has 32 bytes and a pointer. A key here has 4 bytes (IPv4, a map for each length) or 24 (IPv6) and none: a map
+// whose values have no pointers either is skipped by collections.
 package prefixmap
 
 import (
@@ -16,7 +16,7 @@ import (
 
 // Map is a map by prefix. The zero value is empty and ready.
 type Map[V any] struct {
-	four map[uint64]V // address, then length
+	four *[33]map[uint32]V // by length
 	six  map[key6]V
 }
 
@@ -25,9 +25,9 @@ type key6 struct {
 	bits      uint8
 }
 
-func fourOf(p netip.Prefix) uint64 {
+func fourOf(p netip.Prefix) uint32 {
 	a := p.Addr().As4()
-	return uint64(binary.BigEndian.Uint32(a[:]))<<8 | uint64(uint8(p.Bits()))
+	return binary.BigEndian.Uint32(a[:])
 }
 
 func sixOf(p netip.Prefix) key6 {
@@ -35,10 +35,10 @@ func sixOf(p netip.Prefix) key6 {
 	return key6{binary.BigEndian.Uint64(a[:8]), binary.BigEndian.Uint64(a[8:]), uint8(p.Bits())}
 }
 
-func prefix4(k uint64) netip.Prefix {
+func prefix4(k uint32, bits int) netip.Prefix {
 	var a [4]byte
-	binary.BigEndian.PutUint32(a[:], uint32(k>>8))
-	return netip.PrefixFrom(netip.AddrFrom4(a), int(uint8(k)))
+	binary.BigEndian.PutUint32(a[:], k)
+	return netip.PrefixFrom(netip.AddrFrom4(a), bits)
 }
 
 func prefix6(k key6) netip.Prefix {
@@ -50,10 +50,10 @@ func prefix6(k key6) netip.Prefix {
 
 // Get returns the value of exactly this prefix.
 func (m *Map[V]) Get(p netip.Prefix) (v V, ok bool) {
-	if p.Addr().Is4() {
-		v, ok = m.four[fourOf(p)]
-	} else {
+	if !p.Addr().Is4() {
 		v, ok = m.six[sixOf(p)]
+	} else if m.four != nil {
+		v, ok = m.four[p.Bits()][fourOf(p)]
 	}
 	return v, ok
 }
@@ -62,9 +62,13 @@ func (m *Map[V]) Get(p netip.Prefix) (v V, ok bool) {
 func (m *Map[V]) Set(p netip.Prefix, v V) {
 	if p.Addr().Is4() {
 		if m.four == nil {
-			m.four = map[uint64]V{}
+			m.four = new([33]map[uint32]V)
 		}
-		m.four[fourOf(p)] = v
+		of := &m.four[p.Bits()]
+		if *of == nil {
+			*of = map[uint32]V{}
+		}
+		(*of)[fourOf(p)] = v
 		return
 	}
 	if m.six == nil {
@@ -75,28 +79,44 @@ func (m *Map[V]) Set(p netip.Prefix, v V) {
 
 // Delete removes a prefix that may be there.
 func (m *Map[V]) Delete(p netip.Prefix) {
-	if p.Addr().Is4() {
-		delete(m.four, fourOf(p))
-	} else {
+	if !p.Addr().Is4() {
 		delete(m.six, sixOf(p))
+	} else if m.four != nil {
+		delete(m.four[p.Bits()], fourOf(p))
 	}
 }
 
 // Len is the number of prefixes.
-func (m *Map[V]) Len() int { return len(m.four) + len(m.six) }
+func (m *Map[V]) Len() int {
+	n := len(m.six)
+	if m.four != nil {
+		for _, of := range m.four {
+			n += len(of)
+		}
+	}
+	return n
+}
 
 // Clear removes all. The room stays.
 func (m *Map[V]) Clear() {
-	clear(m.four)
+	if m.four != nil {
+		for _, of := range m.four {
+			clear(of)
+		}
+	}
 	clear(m.six)
 }
 
 // All returns all prefixes and values, in no order. The map may be changed meanwhile, as a range over a map allows.
 func (m *Map[V]) All() iter.Seq2[netip.Prefix, V] {
 	return func(yield func(netip.Prefix, V) bool) {
-		for k, v := range m.four {
-			if !yield(prefix4(k), v) {
-				return
+		if m.four != nil {
+			for bits, of := range m.four {
+				for k, v := range of {
+					if !yield(prefix4(k, bits), v) {
+						return
+					}
+				}
 			}
 		}
 		for k, v := range m.six {
