@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"sitewire/routes"
 )
 
 // batch collects the messages of one sendmsg.
@@ -19,6 +21,8 @@ type batch struct {
 	onlink   map[nexthop]bool // answers of needsOnlink during one Write
 	absent   map[string]bool  // devices that the kernel does not have, during one Write
 	shared   map[string]shared
+	single   routes.Hop // the one that single hops were asked for last, during one Write; hops is what it is in the kernel's terms
+	hops     []nexthop
 	key      []byte // of shared
 
 	maxReqs, maxBytes int
@@ -58,6 +62,7 @@ func (b *batch) reset() {
 	clear(b.onlink)
 	clear(b.absent)
 	clear(b.shared)
+	b.single, b.hops = routes.Hop{}, nil
 }
 
 func (b *batch) full() bool { return len(b.reqs) >= b.maxReqs || len(b.buf) >= b.maxBytes }

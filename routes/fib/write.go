@@ -174,10 +174,13 @@ func (f *FIB) conflict(prefix netip.Prefix, metric uint32) (err error) {
 	return err
 }
 
-// hops translates hops into the kernel's terms, sorted and without duplicates.
+// hops translates hops into the kernel's terms, sorted and without duplicates. The result is read only.
 func (f *FIB) hops(ctx context.Context, prefix netip.Prefix, in []routes.Hop) ([]nexthop, error) {
 	if len(in) == 0 {
 		return nil, fmt.Errorf("unicast route without a hop")
+	}
+	if len(in) == 1 && f.batch.hops != nil && in[0] == f.batch.single {
+		return f.batch.hops, nil
 	}
 	out := make([]nexthop, 0, len(in))
 	for _, h := range in {
@@ -196,6 +199,9 @@ func (f *FIB) hops(ctx context.Context, prefix netip.Prefix, in []routes.Hop) ([
 			return nil, errors.New("hop without device and address")
 		}
 		out = append(out, n)
+	}
+	if len(in) == 1 {
+		f.batch.single, f.batch.hops = in[0], out
 	}
 	slices.SortFunc(out, compareHops)
 	return slices.CompactFunc(out, sameHop), nil

@@ -40,7 +40,10 @@ func peerText(b *strings.Builder, p wg.PeerConfig) {
 
 // allowedText describes additions, or with sign "-" removals. It never creates a peer.
 func allowedText(b *strings.Builder, list []wg.AllowedIP, sign string) {
-	var peer wg.PublicKey
+	var (
+		peer wg.PublicKey
+		room [64]byte
+	)
 	for i, a := range list {
 		if i == 0 || a.Peer != peer {
 			peer = a.Peer
@@ -48,7 +51,7 @@ func allowedText(b *strings.Builder, list []wg.AllowedIP, sign string) {
 		}
 		b.WriteString("allowed_ip=")
 		b.WriteString(sign)
-		b.WriteString(a.Prefix.String())
+		b.Write(a.Prefix.AppendTo(room[:0]))
 		b.WriteByte('\n')
 	}
 }
