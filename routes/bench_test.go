@@ -57,7 +57,7 @@ func BenchmarkChange(b *testing.B) {
 				batch := feed.Take()
 				u := table.Apply(batch)
 				feed.Reuse(batch)
-				for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed) {
+				for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed()) {
 					ledger.Done(op, time.Time{}, 0)
 					ops++
 				}
@@ -77,7 +77,7 @@ func BenchmarkLoad(b *testing.B) {
 		announce(feed, n, 1)
 		b.StartTimer()
 		u := table.Apply(feed.Take())
-		for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed) {
+		for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed()) {
 			ledger.Done(op, time.Time{}, 0)
 		}
 	}

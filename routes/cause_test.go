@@ -2,7 +2,6 @@ package routes
 
 import (
 	"net/netip"
-	"slices"
 	"testing"
 	"time"
 )
@@ -22,11 +21,13 @@ func TestCause(t *testing.T) {
 		t.Helper()
 		feed.PutPath("nyc", p, put)
 		u := table.Apply(feed.Take())
-		i, ok := slices.BinarySearchFunc(u.Changed, p, netip.Prefix.Compare)
+		causes := make(map[netip.Prefix]Cause)
+		u.causes(causes)
+		c, ok := causes[p]
 		if !ok {
-			t.Fatalf("no change: %v", u.Changed)
+			t.Fatalf("no change: %v", u.Changed())
 		}
-		return u.Causes[i].Start()
+		return c.Start()
 	}
 	if got := start(path("", read)); !got.Equal(read) {
 		t.Errorf("an UPDATE: from %v, want %v", got, read)

@@ -53,7 +53,7 @@ func BenchmarkCompress(b *testing.B) {
 					t.Compress()
 					t.SetPolicy(p)
 					note := func(u *routes.Update) {
-						for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed) {
+						for _, op := range routes.PlanPrefixes(u.Snapshot, ledger, u.Changed()) {
 							switch op.Kind {
 							case routes.Allow:
 								allows++

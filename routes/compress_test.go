@@ -176,7 +176,7 @@ func printOps(ops []Op) (out []string) {
 func (k *packed) update(what string, u *Update) {
 	k.t.Helper()
 	k.snapshot = u.Snapshot
-	ops := PlanPrefixes(u.Snapshot, k.ledger, u.Changed)
+	ops := PlanPrefixes(u.Snapshot, k.ledger, u.Changed())
 	if diff := cmp.Diff(printOps(Plan(u.Snapshot, k.ledger)), printOps(ops)); diff != "" {
 		k.t.Fatalf("%s: plan (-full +incremental):\n%s", what, diff)
 	}

@@ -49,16 +49,15 @@ func (u *Update) also(rows *forest[*Row], more []netip.Prefix, now time.Time) {
 	if len(more) == 0 {
 		return
 	}
-	was, all := *u, merge(u.Changed, more)
-	u.Changed, u.Causes, u.rows = all, make([]Cause, len(all)), make([]*Row, len(all))
+	was, all := u.changed, merge(u.Changed(), more)
+	u.changed = make([]work, len(all))
 	for i, p := range all {
-		if len(was.Changed) > 0 && was.Changed[0] == p {
-			u.Causes[i], u.rows[i] = was.Causes[0], was.rows[0]
-			was.Changed, was.Causes, was.rows = was.Changed[1:], was.Causes[1:], was.rows[1:]
+		if len(was) > 0 && was[0].prefix == p {
+			u.changed[i], was = was[0], was[1:]
 			continue
 		}
-		u.Causes[i].Decided = now
-		u.rows[i], _ = rows.version.get(p)
+		row, _ := rows.version.get(p)
+		u.changed[i] = work{prefix: p, row: row, cause: Cause{Decided: now}, caused: true}
 	}
 }
 

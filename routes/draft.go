@@ -52,8 +52,8 @@ func (t *Table) finish() *Update {
 		d.row.known = t.share.known(d)
 	}
 
-	u := &Update{Changed: t.room.Changed, Causes: t.room.Causes, rows: t.room.rows}
-	t.room = Update{}
+	u := &Update{changed: t.room}
+	t.room = nil
 	counts := counting{c: &t.counts}
 	for _, d := range order {
 		p := d.row.Prefix
@@ -73,7 +73,10 @@ func (t *Table) finish() *Update {
 		counts.move(d.old, d.row)
 		t.compression.update(p, d.old.owners(), d.row.Owners)
 		if !sameWanted(d.old, d.row) {
-			u.Changed, u.Causes, u.rows = append(u.Changed, p), append(u.Causes, d.why), append(u.rows, row)
+			if cap(u.changed) == 0 {
+				u.changed = make([]work, 0, len(order))
+			}
+			u.changed = append(u.changed, work{prefix: p, row: row, cause: d.why, caused: true})
 		}
 	}
 	counts.flush()
@@ -122,11 +125,9 @@ func (t *Table) rebase(now time.Time) {
 
 // reuse gives back the room of an update of which nobody needs the changes any more.
 func (t *Table) reuse(u *Update) {
-	if keep(cap(u.Changed), len(u.Changed)) {
-		clear(u.Changed)
-		clear(u.Causes)
-		clear(u.rows)
-		t.room = Update{Changed: u.Changed[:0], Causes: u.Causes[:0], rows: u.rows[:0]}
+	if keep(cap(u.changed), len(u.changed)) {
+		clear(u.changed)
+		t.room = u.changed[:0]
 	}
 }
 

@@ -42,15 +42,6 @@ func (s *Syncer) toDo(prefixes []netip.Prefix, causes map[netip.Prefix]Cause) []
 	return list
 }
 
-// work is what is to be done because of the update, in room that may be reused.
-func (u *Update) work(room []work) []work {
-	list := slices.Grow(room[:0], len(u.Changed))
-	for i, p := range u.Changed {
-		list = append(list, work{prefix: p, row: u.rows[i], cause: u.Causes[i], caused: true})
-	}
-	return list
-}
-
 // sync brings prefixes (sorted, each once) to what is desired.
 func (s *Syncer) sync(ctx context.Context, list []work) {
 	start := time.Now()

@@ -85,7 +85,7 @@ func play(t testing.TB, d routestest.Dice, steps int, backups bool) {
 		if diff := cmp.Diff(routestest.Strings(list, allowed), wanted(u.Snapshot)); diff != "" {
 			t.Fatalf("%s: desired (-oracle +table):\n%s", what, diff)
 		}
-		ops := routes.PlanPrefixes(u.Snapshot, ledger, u.Changed)
+		ops := routes.PlanPrefixes(u.Snapshot, ledger, u.Changed())
 		if diff := cmp.Diff(printed(routes.Plan(u.Snapshot, ledger)), printed(ops)); diff != "" {
 			t.Fatalf("%s: plan (-full +incremental):\n%s", what, diff)
 		}

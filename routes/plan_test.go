@@ -34,7 +34,7 @@ func newDesk(t *testing.T, p routes.Policy) *desk {
 
 func (d *desk) run(u *routes.Update) []string {
 	d.snap = u.Snapshot
-	ops := routes.PlanPrefixes(u.Snapshot, d.ledger, u.Changed)
+	ops := routes.PlanPrefixes(u.Snapshot, d.ledger, u.Changed())
 	for _, op := range ops {
 		d.ledger.Done(op, time.Time{}, 0)
 	}

@@ -114,11 +114,11 @@ func (s *Syncer) compare(ctx context.Context, t Trigger, causes map[netip.Prefix
 	s.snapshot = changed.Snapshot
 	drift, dirty, foreign := s.ledger.Observe(o, s.snapshot)
 	s.noteDrift(drift)
-	dirty = merge(dirty, changed.Changed)
+	dirty = merge(dirty, changed.Changed())
 	if o.allowed != nil {
 		s.noteForeign(foreign)
 		around := s.table.setForeign(s.foreign)
-		s.snapshot, dirty = around.Snapshot, merge(dirty, around.Changed)
+		s.snapshot, dirty = around.Snapshot, merge(dirty, around.Changed())
 	}
 	changed.causes(causes)
 	return dirty, nil

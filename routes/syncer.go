@@ -62,7 +62,6 @@ type Syncer struct {
 	pending   pending
 	planner   planner
 	acting    acting
-	room      []work // for the next batch
 	failovers failovers
 	spares    spareEntries
 	drifted   map[netip.Prefix][]DriftKind // detected and not repaired yet
@@ -325,15 +324,11 @@ func (s *Syncer) takeFeed(ctx context.Context) {
 	s.feed.Reuse(b)
 	s.lost(u.Losses)
 	s.snapshot = u.Snapshot
-	list := u.work(s.room)
+	s.sync(ctx, u.changed)
+	n := len(u.changed)
 	s.table.reuse(u)
-	s.sync(ctx, list)
-	if s.room = nil; keep(cap(list), len(list)) {
-		clear(list)
-		s.room = list
-	}
 	end := time.Now()
-	if len(list) >= flood {
+	if n >= flood {
 		s.flooded = end
 	}
 	s.quiet = end.Add(min(max(end.Sub(start), foldWindow), foldMost))

@@ -42,7 +42,7 @@ type Table struct {
 	// time.
 	drafts gathered[draft]
 	order  []*draft
-	room   Update
+	room   []work
 
 	share       share
 	compression *compression
@@ -88,19 +88,24 @@ func (c Cause) Start() time.Time {
 // Update is the outcome of a change of the Table.
 type Update struct {
 	Snapshot *Snapshot
-	// Changed are the prefixes for which something else is desired than before, sorted.
-	Changed []netip.Prefix
-	// Causes of those changes, in the order of Changed.
-	Causes []Cause
-	rows   []*Row // of Changed; nil: nothing is known of it any more
+	changed  []work // sorted
 	// Losses that were told of, in order.
 	Losses []Loss
 }
 
+// Changed are the prefixes for which something else is desired than before, sorted.
+func (u *Update) Changed() []netip.Prefix {
+	out := make([]netip.Prefix, len(u.changed))
+	for i := range u.changed {
+		out[i] = u.changed[i].prefix
+	}
+	return out
+}
+
 // causes adds the causes to those by prefix.
 func (u *Update) causes(to map[netip.Prefix]Cause) {
-	for i, p := range u.Changed {
-		to[p] = u.Causes[i]
+	for i := range u.changed {
+		to[u.changed[i].prefix] = u.changed[i].cause
 	}
 }
 
