@@ -106,6 +106,7 @@ func (d *process) run(ctx context.Context) error {
 		d.log.Warn("configuration", "warning", w.String())
 	}
 	d.memoryLimit = d.limitMemory()
+	spareProcessors(os.Getenv("GOMAXPROCS"))
 	d.log.Info("WireGuard backend chosen", "backend", d.backend, "reason", d.reason)
 	if err := notRunning(ctx, d.cfg.Socket); err != nil {
 		return err
