@@ -79,7 +79,11 @@ func (s *Syncer) sync(ctx context.Context, list []work) {
 	failed := s.execute(ctx, ops, list)
 	s.planner.reset()
 	s.acting.n = 0
-	s.settle(list, failed)
+	if ctx.Err() != nil {
+		s.unfinished = true // what was not written did not fail
+	} else {
+		s.settle(list, failed)
+	}
 	s.publish(time.Now())
 }
 
@@ -158,7 +162,7 @@ func (s *Syncer) execute(ctx context.Context, plan [][]Op, list []work) []failed
 	var failed []failedOp
 	done := cursor{list: list}
 	run := func(ops []Op, stage Stage, write func(context.Context, []Op) []error) {
-		if len(ops) == 0 {
+		if len(ops) == 0 || ctx.Err() != nil {
 			return
 		}
 		start := time.Now()
@@ -194,6 +198,9 @@ func (s *Syncer) execute(ctx context.Context, plan [][]Op, list []work) []failed
 	}
 	for _, ops := range allow {
 		run(ops, StageAllowedIPs, s.tunnels.Write)
+	}
+	if ctx.Err() != nil {
+		return failed
 	}
 	of := cursor{list: list}
 	mayInstall := func(op *Op) bool {

@@ -472,3 +472,28 @@ func TestStatusExplains(t *testing.T) {
 		}
 	})
 }
+
+// TestPlanThatIsBrokenOff: what a plan did not come to, because its context ended, is done afterwards and did not fail.
+func TestPlanThatIsBrokenOff(t *testing.T) {
+	inBubble(t, func(t *testing.T, b *bench, p routes.Policy) {
+		b.learn("nyc", "10.2.0.0/16")
+		b.settle()
+		b.did(`
+			allow 10.2.0.0/16 peer nyc dev sw-nyc
+			install 10.2.0.0/16 dev sw-nyc`)
+		b.feed.PutAlive("ams", true)
+		p.Peers[1].Mode, p.Peers[1].Static, p.Peers[1].Prefixes = routes.List, true, []netip.Prefix{pfx("10.3.0.0/24")}
+		ctx, cancel := context.WithCancel(t.Context())
+		b.world.After(func(routes.Op) { cancel() })
+		if err := b.syncer.SetPolicy(ctx, p); !errors.Is(err, context.Canceled) {
+			t.Errorf("SetPolicy: %v", err)
+		}
+		b.settle()
+		b.did(`
+			allow 10.3.0.0/24 peer ams dev sw-ams
+			install 10.3.0.0/24 dev sw-ams`)
+		if st := b.syncer.Snapshot(); st.Pending != 0 {
+			t.Errorf("%d pending", st.Pending)
+		}
+	})
+}

@@ -70,6 +70,7 @@ type Syncer struct {
 
 	havePolicy, haveAdopted, stopped bool
 	isReady                          bool
+	unfinished                       bool // a plan ended with its context
 	// Times at which something is due; zero is never.
 	feedDue, fibDue, adoptDue, reconcileDue, sweepDue, sweepAt time.Time
 	// switchDue is when diversions are looked at without anything else; switchTries counts those that failed.
@@ -222,6 +223,9 @@ func (s *Syncer) next() time.Time {
 	if !s.haveAdopted {
 		return s.adoptDue
 	}
+	if s.unfinished {
+		return time.Now()
+	}
 	var first time.Time
 	for _, t := range []time.Time{s.feedDue, s.fibDue, s.reconcileDue, s.sweepDue, s.retries.first(), s.failovers.next(), s.switchDue, s.spares.due} {
 		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
@@ -282,6 +286,10 @@ func (s *Syncer) step(ctx context.Context) {
 			}
 		}
 		return
+	}
+	if s.unfinished {
+		s.unfinished = false
+		s.sync(ctx, s.toDo(s.everything(), nil))
 	}
 	if due(s.feedDue) {
 		s.takeFeed(ctx)
@@ -420,6 +428,9 @@ func (s *Syncer) teardown(ctx context.Context) error {
 	s.stopped = true
 	failed := s.execute(ctx, pieces(s.ledger.Ops()), nil)
 	s.publish(time.Now())
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	if len(failed) == 0 {
 		if s.switcher != nil {
 			return s.switcher.Tidy(ctx)
