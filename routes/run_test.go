@@ -484,7 +484,10 @@ func TestPlanThatIsBrokenOff(t *testing.T) {
 		b.feed.PutAlive("ams", true)
 		p.Peers[1].Mode, p.Peers[1].Static, p.Peers[1].Prefixes = routes.List, true, []netip.Prefix{pfx("10.3.0.0/24")}
 		ctx, cancel := context.WithCancel(t.Context())
-		b.world.After(func(routes.Op) { cancel() })
+		b.world.After(func(routes.Op) {
+			cancel()
+			time.Sleep(time.Millisecond) // until it is known everywhere
+		})
 		if err := b.syncer.SetPolicy(ctx, p); !errors.Is(err, context.Canceled) {
 			t.Errorf("SetPolicy: %v", err)
 		}

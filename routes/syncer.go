@@ -266,6 +266,7 @@ func (s *Syncer) setPolicy(ctx context.Context, p Policy) error {
 	s.sync(ctx, s.toDo(s.everything(), causes))
 	if err == nil {
 		s.reconciled(start)
+		err = ctx.Err() // that of the request: what follows from the policy is written later
 	}
 	s.scheduleReconcile()
 	s.considerSweep()
