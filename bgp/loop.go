@@ -143,8 +143,7 @@ func (l *loop) run(ctx context.Context) error {
 		case call := <-calls:
 			call(l)
 		case d := <-l.deleting:
-			l.deleting <- d // it has room for it
-			if err := l.deleted(); err != nil {
+			if err := l.over(d); err != nil {
 				l.log.Error("GoBGP refused an order", "err", err)
 			}
 		case <-l.waker:

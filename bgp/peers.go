@@ -237,8 +237,7 @@ func (l *loop) remove(address netip.Addr) error {
 	}()
 	select {
 	case d := <-done:
-		l.latency.Observe(d.took)
-		return d.err
+		return l.over(d)
 	case <-time.After(patience):
 		l.deleting = done
 		return nil
@@ -250,7 +249,11 @@ func (l *loop) deleted() error {
 	if l.deleting == nil {
 		return nil
 	}
-	d := <-l.deleting
+	return l.over(<-l.deleting)
+}
+
+// over takes note of the end of a removal.
+func (l *loop) over(d deletion) error {
 	l.deleting = nil
 	l.latency.Observe(d.took)
 	return d.err
