@@ -23,7 +23,7 @@ func TestDisabled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			if c.restart {
-				gobgpRaces(t)
+				staleMark(t)
 			}
 			a := passive("a", 2, 65001, accepting())
 			a.GracefulRestart = c.restart

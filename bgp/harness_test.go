@@ -386,10 +386,16 @@ func (l *lab) absent(p *bgptest.Peer, prefix string) {
 	}
 }
 
-// gobgpRaces skips what makes GoBGP v4.8.0 race with itself when a neighbour restarts gracefully, which the race detector sees.
-func gobgpRaces(t *testing.T) {
+// gobgpRaces skips what makes GoBGP v4.8.0 race with itself, which the race detector sees.
+func gobgpRaces(t *testing.T, name, why string) {
 	t.Helper()
 	if raceEnabled {
-		t.Skip(`SKIP-REASON kind=race name=gobgp-stale-mark fix="go test without -race" why="GoBGP v4.8.0 marks paths stale while its watch goroutine reads the mark"`)
+		t.Skipf(`SKIP-REASON kind=race name=%s fix="go test without -race" why=%q`, name, "GoBGP v4.8.0 "+why)
 	}
+}
+
+// staleMark is what it does when a neighbour restarts gracefully.
+func staleMark(t *testing.T) {
+	t.Helper()
+	gobgpRaces(t, "gobgp-stale-mark", "marks paths stale while its watch goroutine reads the mark")
 }

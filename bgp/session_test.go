@@ -183,7 +183,7 @@ func TestLiveness(t *testing.T) {
 }
 
 func TestGracefulRestartLeftovers(t *testing.T) {
-	gobgpRaces(t)
+	staleMark(t)
 	n := passive("a", 2, 65001, accepting())
 	n.GracefulRestart = true
 	l := newLab(t, n)

@@ -181,17 +181,18 @@ func (s *Speaker) Run(ctx context.Context, restart *Restart) error {
 // that, the process ends.
 const stopPatience = 3 * time.Second
 
-// stop ends all sessions: first all neighbours are told, because GoBGP tells each one only after it has dropped what the one before had sent.
+// tellFirst is the number of paths from which on a stop tells all neighbours before GoBGP drops the first of them: half a second and more.
+const tellFirst = 20_000
+
+// stop ends all sessions. GoBGP tells each neighbour only after it has dropped what the one before had sent, so with large tables all are
+// told before. Only then: sessions that end while paths of others are on their way make GoBGP v4.8.0 write a configuration over that it has
+// published, which its other goroutines read.
 func (l *loop) stop() {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for address, p := range l.peers {
-			if p.added && l.view.established(address) {
-				if err := l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()}); err != nil {
-					l.log.Error("shut down", "address", address, "err", err)
-				}
-			}
+		if l.view.received() >= tellFirst {
+			l.tellAll()
 		}
 		l.gobgp.Stop()
 	}()
@@ -199,6 +200,17 @@ func (l *loop) stop() {
 	case <-done:
 	case <-time.After(stopPatience):
 		l.log.Debug("GoBGP is not waited for any longer")
+	}
+}
+
+// tellAll ends all sessions by a NOTIFICATION.
+func (l *loop) tellAll() {
+	for address, p := range l.peers {
+		if p.added && l.view.established(address) {
+			if err := l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()}); err != nil {
+				l.log.Error("shut down", "address", address, "err", err)
+			}
+		}
 	}
 }
 

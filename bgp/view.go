@@ -250,6 +250,18 @@ func (v *view) established(a netip.Addr) bool {
 	return n != nil && n.state == Established
 }
 
+// received is the number of paths that neighbours have sent.
+func (v *view) received() (count int) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	for _, n := range v.byAddr {
+		for f := range n.in {
+			count += n.in[f].entries.len()
+		}
+	}
+	return count
+}
+
 // close makes callbacks be ignored: what GoBGP drops when it stops is not gone.
 func (v *view) close() {
 	v.mu.Lock()

@@ -1,0 +1,68 @@
+package bgp
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+
+	"sitewire/bgp/bgptest"
+)
+
+// A stop tells every neighbour. With small tables GoBGP does it alone; with large ones all are told before it drops the first, and only
+// then GoBGP races with itself.
+func TestStopTellsAll(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		prefixes int // from each neighbour
+		large    bool
+	}{
+		{"small tables", 20, false},
+		{"large tables", tellFirst / 10, true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if c.large {
+				gobgpRaces(t, "gobgp-session-end", "overwrites a published configuration when sessions end while paths are on their way")
+			}
+			testStopTellsAll(t, c.prefixes, c.large)
+		})
+	}
+}
+
+func testStopTellsAll(t *testing.T, prefixes int, large bool) {
+	const neighbours = 10
+	c := Config{ASN: ownASN, RouterID: routerID}
+	for i := range byte(neighbours) {
+		c.Neighbours = append(c.Neighbours, passive(fmt.Sprintf("n%d", i), 10+i, 65001+uint32(i), accepting()))
+	}
+	l := startLab(t, c)
+	var peers []*bgptest.Peer
+	for i := range byte(neighbours) {
+		p := l.peer(10+i, 65001+uint32(i))
+		for from := 0; from < prefixes; from += 500 {
+			u := from4(10+i, 65001+uint32(i))
+			for j := from; j < min(from+500, prefixes); j++ {
+				u.Prefixes = append(u.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{100 + i, byte(j >> 8), byte(j), 0}), 24))
+			}
+			announce(t, p, u)
+		}
+		peers = append(peers, p)
+	}
+	for i := range neighbours {
+		l.session(fmt.Sprintf("n%d", i), "complete", func(s Session) bool { return s.State == Established && s.IPv4 != nil && s.IPv4.Received == prefixes })
+	}
+	if told := l.view.received() >= tellFirst; told != large {
+		t.Fatalf("told before: %t", told)
+	}
+	l.end()
+	for i, p := range peers {
+		select {
+		case <-p.Done():
+		case <-time.After(patient):
+			t.Errorf("the session with neighbour %d did not end", i)
+		}
+		if code, _, told := p.Notification(); !told || code != 6 {
+			t.Errorf("neighbour %d was not told (NOTIFICATION %d)", i, code)
+		}
+	}
+}
