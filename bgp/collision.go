@@ -11,7 +11,8 @@ import (
 // a KEEPALIVE on the connection that the other has given up, until the hold time is over, and again after that.
 //
 // So of two ends that may both dial, the one with the higher address gives way for a while at first; and whoever is in
-// OpenConfirm for longer than a round trip can explain begins anew.
+// OpenConfirm for longer than a round trip can explain begins anew. That it is over OpenConfirm is an event, which may wait in GoBGP's queue
+// behind those of a large table, and GoBGP changes no state while it deletes one: nobody is judged then.
 const (
 	giveWay     = 4 * time.Second
 	confirmTime = 5 * time.Second
@@ -44,7 +45,7 @@ func (l *loop) overdue(now time.Time) (dial, stuck map[netip.Addr]bool) {
 			continue
 		}
 		switch {
-		case n.state == OpenConfirm && now.Sub(n.since) >= confirmTime:
+		case n.state == OpenConfirm && now.Sub(n.since) >= confirmTime && now.Sub(l.free) >= confirmTime && l.view.late < confirmTime/2:
 			stuck = set(stuck, address)
 		case n.state == Established:
 			p.waitUntil = time.Time{}

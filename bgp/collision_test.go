@@ -31,6 +31,33 @@ func TestStuckInOpenConfirm(t *testing.T) {
 	l.peer(2, 65001)
 }
 
+// Whether a session is still in OpenConfirm is not known while GoBGP's events are late, and nothing moves on while GoBGP deletes a large table.
+func TestOpenConfirmIsJudgedInTime(t *testing.T) {
+	now := time.Now()
+	a := netip.MustParseAddr("192.0.2.1")
+	for name, c := range map[string]struct {
+		since, free, late time.Duration // before now, and how late the last event was
+		stuck             bool
+	}{
+		"waits":                     {since: confirmTime - 1, free: time.Hour},
+		"waits for too long":        {since: confirmTime, free: time.Hour, stuck: true},
+		"events are late":           {since: time.Minute, free: time.Hour, late: confirmTime},
+		"a table was being deleted": {since: time.Minute, free: time.Second},
+		"and is not any more":       {since: time.Minute, free: confirmTime, stuck: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := &neighbour{session: session{state: OpenConfirm, since: now.Add(-c.since)}}
+			l := &loop{
+				Speaker: &Speaker{view: &view{byAddr: map[netip.Addr]*neighbour{a: n}, late: c.late}},
+				peers:   map[netip.Addr]*peer{a: {added: true}}, free: now.Add(-c.free),
+			}
+			if _, stuck := l.overdue(now); stuck[a] != c.stuck {
+				t.Errorf("stuck: %t", stuck[a])
+			}
+		})
+	}
+}
+
 // opened returns a connection on which both ends have sent their OPEN. GoBGP hangs up on a neighbour that it was told of but a moment
 // ago, and on a busy machine that moment lasts.
 func opened(l *lab, o bgptest.Options) net.Conn {

@@ -29,6 +29,14 @@ func (v *view) callbacks() server.WatchEventMessageCallbacks {
 	}
 }
 
+// hears counts an event, and notes how old it is: they wait in GoBGP's queue.
+func (v *view) hears(at time.Time) {
+	v.events.Add(1)
+	if !at.IsZero() {
+		v.late = time.Since(at)
+	}
+}
+
 // onUpdate takes the paths of one UPDATE, before policy, or withdrawals that GoBGP made up when a session was lost.
 //
 // A table that is lost comes in one call. Others have their turn in between: a tunnel may be lost meanwhile, and its routes must move.
@@ -45,7 +53,7 @@ func (v *view) takePaths(paths []*apiutil.Path, at time.Time) {
 	if v.closed {
 		return
 	}
-	v.events.Add(1)
+	v.hears(at)
 	var from *received
 	var attrs []bgp.PathAttributeInterface
 	for _, p := range paths {
@@ -83,7 +91,7 @@ func (v *view) onBest(paths []*apiutil.Path, at time.Time) {
 	if v.closed {
 		return
 	}
-	v.events.Add(1)
+	v.hears(at)
 	changes := v.changes[:0]
 	for _, p := range paths {
 		prefix, ok := prefixOf(p.Nlri)
@@ -291,7 +299,7 @@ func (v *view) onPeer(e *apiutil.WatchEventMessage_PeerEvent, at time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if n := v.byAddr[e.Peer.State.NeighborAddress]; !v.closed && n != nil && e.Type == apiutil.PEER_EVENT_STATE {
-		v.events.Add(1)
+		v.hears(at)
 		v.transition(n, &e.Peer.State, at)
 	}
 }

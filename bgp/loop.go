@@ -60,6 +60,7 @@ type loop struct {
 	monitorAt time.Time
 	// deleting tells when the removal of a peer is over that takes long; nil if there is none.
 	deleting chan deletion
+	free     time.Time // when the last one was over
 	eventAt  time.Time
 	flood    flood
 }

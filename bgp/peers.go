@@ -254,7 +254,9 @@ func (l *loop) deleted() error {
 
 // over takes note of the end of a removal.
 func (l *loop) over(d deletion) error {
-	l.deleting = nil
+	if l.deleting != nil {
+		l.deleting, l.free = nil, time.Now()
+	}
 	l.latency.Observe(d.took)
 	return d.err
 }

@@ -58,6 +58,7 @@ type view struct {
 	counted   bool // only counts changed: it is due some time
 	// events counts what may change GoBGP's counters of messages and of advertised prefixes; keepalives do not.
 	events atomic.Uint64
+	late   time.Duration // how old the last event was when it was heard
 }
 
 // bestSet are the best paths of a prefix: shared, never modified. A nil one is empty.
