@@ -11,11 +11,14 @@ import (
 // a KEEPALIVE on the connection that the other has given up, until the hold time is over, and again after that.
 //
 // So of two ends that may both dial, the one with the higher address gives way for a while at first; and whoever is in
-// OpenConfirm for longer than a round trip can explain begins anew. That it is over OpenConfirm is an event, which may wait in GoBGP's queue
-// behind those of a large table, and GoBGP changes no state while it deletes one: nobody is judged then.
+// OpenConfirm for longer than a round trip can explain begins anew.
+//
+// That a session is up is an event, which may wait in GoBGP's queue behind those of a large table. GoBGP changes no state while it deletes one,
+// and before it tells that a session is up it walks all prefixes for what to send there: 10 s for a million, and longer on a busy machine.
 const (
 	giveWay     = 4 * time.Second
 	confirmTime = 5 * time.Second
+	confirmEach = 40 * time.Microsecond // and for each prefix
 )
 
 // givesWay tells whether the neighbour should dial first.
@@ -39,13 +42,14 @@ func (p *peer) courtesy(n Neighbour, now time.Time) Neighbour {
 func (l *loop) overdue(now time.Time) (dial, stuck map[netip.Addr]bool) {
 	l.view.mu.Lock()
 	defer l.view.mu.Unlock()
+	confirm := confirmTime + time.Duration(l.view.prefixes[0]+l.view.prefixes[1])*confirmEach
 	for address, p := range l.peers {
 		n := l.view.byAddr[address]
 		if n == nil || !p.added {
 			continue
 		}
 		switch {
-		case n.state == OpenConfirm && now.Sub(n.since) >= confirmTime && now.Sub(l.free) >= confirmTime && l.view.late < confirmTime/2:
+		case n.state == OpenConfirm && now.Sub(n.since) >= confirm && now.Sub(l.free) >= confirm && l.view.late < confirmTime/2:
 			stuck = set(stuck, address)
 		case n.state == Established:
 			p.waitUntil = time.Time{}

@@ -31,12 +31,14 @@ func TestStuckInOpenConfirm(t *testing.T) {
 	l.peer(2, 65001)
 }
 
-// Whether a session is still in OpenConfirm is not known while GoBGP's events are late, and nothing moves on while GoBGP deletes a large table.
+// Whether a session is still in OpenConfirm is not known while GoBGP's events are late, and nothing moves on while GoBGP deletes a large table,
+// or walks one for what to send.
 func TestOpenConfirmIsJudgedInTime(t *testing.T) {
 	now := time.Now()
 	a := netip.MustParseAddr("192.0.2.1")
 	for name, c := range map[string]struct {
 		since, free, late time.Duration // before now, and how late the last event was
+		prefixes          int
 		stuck             bool
 	}{
 		"waits":                     {since: confirmTime - 1, free: time.Hour},
@@ -48,7 +50,7 @@ func TestOpenConfirmIsJudgedInTime(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			n := &neighbour{session: session{state: OpenConfirm, since: now.Add(-c.since)}}
 			l := &loop{
-				Speaker: &Speaker{view: &view{byAddr: map[netip.Addr]*neighbour{a: n}, late: c.late}},
+				Speaker: &Speaker{view: &view{byAddr: map[netip.Addr]*neighbour{a: n}, late: c.late, prefixes: [2]int{c.prefixes, 0}}},
 				peers:   map[netip.Addr]*peer{a: {added: true}}, free: now.Add(-c.free),
 			}
 			if _, stuck := l.overdue(now); stuck[a] != c.stuck {
