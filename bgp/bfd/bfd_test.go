@@ -79,6 +79,7 @@ type wire struct {
 	mu   sync.Mutex
 	cut  map[*end]bool // what this one sends is lost
 	ttl  int
+	busy time.Duration // how long a's sender keeps its goroutine
 	a, b *end
 }
 
@@ -90,13 +91,19 @@ type leg struct {
 
 func (l *leg) send(b []byte) error {
 	l.w.mu.Lock()
-	lost, ttl := l.w.cut[l.from], l.w.ttl
+	lost, ttl, busy := l.w.cut[l.from], l.w.ttl, l.w.busy
+	if l.from == l.w.a {
+		l.w.busy = 0
+	}
 	l.w.mu.Unlock()
 	l.from.mu.Lock()
 	l.from.sent++
 	l.from.mu.Unlock()
 	if !lost {
 		l.to.deliver(l.source, ttl, b)
+	}
+	if l.from == l.w.a {
+		time.Sleep(busy)
 	}
 	return nil
 }
@@ -206,6 +213,32 @@ func TestCut(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Packets that came in while the process had no time to look are a sign of life, however late it is.
+func TestBusy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := config(right, fast)
+		a.Multiplier = 6 // the other end has patience
+		w := newWire(t, a, config(left, fast))
+		up(t, w)
+		for range 30 {
+			w.mu.Lock()
+			w.busy = 700 * time.Millisecond
+			w.mu.Unlock()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+		}
+		if n := len(w.a.failed()) + len(w.b.failed()); n != 0 {
+			t.Errorf("%d failures", n)
+		}
+		w.lose(w.b, true)
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(w.a.failed()); n != 1 {
+			t.Errorf("%d failures after a cut", n)
+		}
+	})
 }
 
 // A cut in one direction fails both ends: one hears nothing, and tells the other.

@@ -76,6 +76,10 @@ func (x *session) run(ctx context.Context) {
 			x.send(x.machine.packet(false))
 			pause()
 		case <-detect.C:
+			if len(x.packets) > 0 { // it was this goroutine that had to wait
+				detect.Reset(0)
+				continue
+			}
 			x.moved(outcome{was: x.machine.expire()})
 			x.send(x.machine.packet(false)) // the way there may be open, and only the way back be cut
 			pause()
