@@ -72,8 +72,8 @@ func BenchmarkCut(b *testing.B) {
 	}
 	for b.Loop() {
 		var s strings.Builder
-		fmt.Fprintf(&s, "%-10s %-21s %-21s %-17s %-21s\n", "", "to the other way, ms", "all packets there, ms", "lost in a cut", "from the cut, ms")
-		fmt.Fprintf(&s, "%-10s %10s %10s %10s %10s %8s %8s %10s %10s\n", "", "median", "worst", "median", "worst", "median", "worst", "median", "worst")
+		fmt.Fprintf(&s, "%-10s %-21s %-21s %-17s %-21s %s\n", "", "to the other way, ms", "all packets there, ms", "lost in a cut", "from the cut, ms", "peak")
+		fmt.Fprintf(&s, "%-10s %10s %10s %10s %10s %8s %8s %10s %10s %9s\n", "", "median", "worst", "median", "worst", "median", "worst", "median", "worst", "MiB")
 		for _, one := range []struct {
 			name string
 			make func(testing.TB, int) *twoWays
@@ -84,6 +84,10 @@ func BenchmarkCut(b *testing.B) {
 				for range cuts {
 					list = append(list, w.cut(b))
 					b.Logf("%+v", list[len(list)-1])
+				}
+				peak := 0
+				for _, pid := range w.pids {
+					peak += statusKiB(b, pid, "VmHWM")
 				}
 				ms := func(f func(cutResult) time.Duration) (median, worst float64) {
 					x := slices.SortedFunc(slices.Values(list), func(a, b cutResult) int { return int(f(a) - f(b)) })
@@ -97,12 +101,13 @@ func BenchmarkCut(b *testing.B) {
 				b.ReportMetric(all, "ms-all")
 				b.ReportMetric(lost, "lost")
 				b.ReportMetric(total, "ms-from-cut")
+				b.ReportMetric(float64(peak)/1024, "MiB-peak")
 				table := fmt.Sprintf("neighbour with %d prefixes lost ", n)
 				beside.add(table+"first packet the other way, ms", one.name, first)
 				beside.add(table+"all packets, ms", one.name, all)
 				beside.add(table+"from the cut, ms", one.name, total)
-				fmt.Fprintf(&s, "%-10s %10.1f %10.1f %10.1f %10.1f %8.0f %8.0f %10.0f %10.0f\n", one.name,
-					first, firstWorst, all, allWorst, lost, lostWorst, total, totalWorst)
+				fmt.Fprintf(&s, "%-10s %10.1f %10.1f %10.1f %10.1f %8.0f %8.0f %10.0f %10.0f %9d\n", one.name,
+					first, firstWorst, all, allWorst, lost, lostWorst, total, totalWorst, peak/1024)
 			})
 		}
 		b.Logf("%d prefixes, %d cuts each\n%s", n, cuts, s.String())
