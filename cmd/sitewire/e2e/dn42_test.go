@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -314,18 +315,9 @@ func newCabledHub(b testing.TB) *neighbourhood {
 
 func startGoBGP(b testing.TB) *neighbourhood {
 	n := newCabledHub(b)
-	cmd := n.gateway.Command(b.Context(), buildPlain(b), strconv.Itoa(cabledASN), cabledAddr, cabledFirst.String(), strconv.Itoa(cabledFirstASN),
+	pid, lines := startBeside(b, n.gateway, "plain", strconv.Itoa(cabledASN), cabledAddr, cabledFirst.String(), strconv.Itoa(cabledFirstASN),
 		strconv.Itoa(dn42IPv4+dn42IPv6), strconv.Itoa(dn42Neighbours))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	must(b, err)
-	must(b, cmd.Start())
-	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() || lines.Text() != "ready" {
-		b.Fatalf("GoBGP did not start: %q", lines.Text())
-	}
-	n.pids = []int{cmd.Process.Pid}
+	n.pids = []int{pid}
 	n.last = func() time.Time {
 		if !lines.Scan() {
 			b.Fatal("GoBGP ended")
@@ -357,14 +349,25 @@ protocol kernel { ipv6 { export where source = RTS_BGP; }; }
 	return n
 }
 
-// buildPlain builds the embedded GoBGP.
-func buildPlain(b testing.TB) string {
+// startBeside builds a program of bgp/bgptest that ours is measured beside, and starts it in ns. It returns when that
+// listens, with the lines that follow.
+func startBeside(b testing.TB, ns *netns.NS, name string, args ...string) (pid int, lines *bufio.Scanner) {
 	b.Helper()
-	program := b.TempDir() + "/plain"
-	build := exec.Command("go", "build", "-o", program, "sitewire/bgp/bgptest/plain")
+	program := filepath.Join(b.TempDir(), name)
+	build := exec.Command("go", "build", "-o", program, "sitewire/bgp/bgptest/"+name)
 	build.Env = append(os.Environ(), "GOPROXY=off")
 	if out, err := build.CombinedOutput(); err != nil {
 		b.Fatalf("build: %v\n%s", err, out)
 	}
-	return program
+	cmd := ns.Command(b.Context(), program, args...)
+	cmd.Stderr = os.Stderr
+	out, err := cmd.StdoutPipe()
+	must(b, err)
+	must(b, cmd.Start())
+	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	lines = bufio.NewScanner(out)
+	if !lines.Scan() || lines.Text() != "ready" {
+		b.Fatalf("%s did not start: %q", name, lines.Text())
+	}
+	return cmd.Process.Pid, lines
 }

@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"fmt"
@@ -36,7 +35,7 @@ type load struct {
 
 // BenchmarkFullTable sends one table of IPv4 routes, in the proportions of the Internet's, to one gateway after the
 // other and prints one table: ours, over a tunnel, with allowed-IPs and kernel routes; an embedded GoBGP that watches
-// best paths and does nothing else; BIRD and FRR, over a cable, with kernel routes.
+// best paths and does nothing else; the libraries of a gateway joined in the shortest way; BIRD and FRR, over a cable, with kernel routes.
 func BenchmarkFullTable(b *testing.B) {
 	n := 100_000
 	if text := os.Getenv(prefixesEnv); text != "" {
@@ -49,7 +48,7 @@ func BenchmarkFullTable(b *testing.B) {
 		for _, one := range []struct {
 			name string
 			run  func(testing.TB, int) load
-		}{{"sitewire", loadOurs}, {"gobgp", loadGoBGP}, {"bird", loadBIRD}, {"frr", loadFRR}} {
+		}{{"sitewire", loadOurs}, {"gobgp", loadGoBGP}, {"parts", loadParts}, {"bird", loadBIRD}, {"frr", loadFRR}} {
 			b.Run(one.name, func(b *testing.B) {
 				l := one.run(b, n)
 				l.who, l.prefix = one.name, n
@@ -133,16 +132,7 @@ func (c *cabled) table(n int) *bgptest.Table {
 // loadGoBGP is an embedded GoBGP alone.
 func loadGoBGP(b testing.TB, n int) load {
 	c := newCabled(b)
-	cmd := c.gateway.Command(b.Context(), buildPlain(b), strconv.Itoa(cabledASN), cabledAddr, neighbourAddr, strconv.Itoa(neighbourASN), strconv.Itoa(n))
-	cmd.Stderr = os.Stderr
-	out, err := cmd.StdoutPipe()
-	must(b, err)
-	must(b, cmd.Start())
-	b.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
-	lines := bufio.NewScanner(out)
-	if !lines.Scan() || lines.Text() != "ready" {
-		b.Fatalf("GoBGP did not start: %q", lines.Text())
-	}
+	pid, lines := startBeside(b, c.gateway, "plain", strconv.Itoa(cabledASN), cabledAddr, neighbourAddr, strconv.Itoa(neighbourASN), strconv.Itoa(n))
 	p := c.dial(b)
 	table := c.table(n)
 	settleLoad()
@@ -153,7 +143,16 @@ func loadGoBGP(b testing.TB, n int) load {
 	}
 	at, err := strconv.ParseInt(lines.Text(), 10, 64)
 	must(b, err)
-	return load{wall: time.Unix(0, at).Sub(begin)}.of(b, cmd.Process.Pid)
+	return load{wall: time.Unix(0, at).Sub(begin)}.of(b, pid)
+}
+
+// loadParts is what no gateway of these parts can leave out: GoBGP with all events, allowed-IPs of wireguard-go, and kernel
+// routes, over a cable.
+func loadParts(b testing.TB, n int) load {
+	c := newCabled(b)
+	pid, _ := startBeside(b, c.gateway, "parts", strconv.Itoa(cabledASN), cabledAddr, neighbourAddr, strconv.Itoa(neighbourASN), "eth0")
+	p := c.dial(b)
+	return measure(b, c.gateway, n, c.table(n), p, pid)
 }
 
 func loadBIRD(b testing.TB, n int) load {
