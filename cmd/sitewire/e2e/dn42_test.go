@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -66,7 +68,9 @@ type started struct {
 	routes, told, spread time.Duration
 	updates              int
 	cpu                  time.Duration
-	peak, steady         int // KiB resident; steady is 0 if it was not waited for
+	peak, steady         int // KiB resident; steady some time later, if that was waited for
+	// collected is steady after a collection that was asked for, and live what that found, both in KiB; 0 if nobody could be asked.
+	collected, live int
 }
 
 // neighbourhood is a gateway that runs, and its neighbours that do not yet.
@@ -78,6 +82,8 @@ type neighbourhood struct {
 	hop     func(i int) netip.Addr
 	// last is when the last best path was chosen, of a gateway that does not write routes.
 	last func() time.Time
+	// collect has the gateway collect garbage and give back what is free, and tells how many KiB are live; nil if it cannot be asked.
+	collect func() int
 	// owners are the allowed-IPs; nil if there are none.
 	owners func() table
 }
@@ -94,17 +100,22 @@ func BenchmarkDN42Start(b *testing.B) {
 			start func(testing.TB) *neighbourhood
 		}{{"sitewire", startSitewire}, {"gobgp", startGoBGP}, {"bird", startBIRD}} {
 			b.Run(one.name, func(b *testing.B) {
-				s := one.start(b).measure(b, one.name == "sitewire")
+				s := one.start(b).measure(b, one.name != "bird")
 				s.who = one.name
 				b.ReportMetric(s.routes.Seconds(), "s-routes")
 				b.ReportMetric(s.told.Seconds(), "s-told")
 				b.ReportMetric(s.cpu.Seconds(), "s-cpu")
 				b.ReportMetric(float64(s.peak)/1024, "MiB-peak")
 				b.ReportMetric(float64(s.steady)/1024, "MiB-steady")
+				if s.collected > 0 {
+					b.ReportMetric(float64(s.collected)/1024, "MiB-collected")
+					b.ReportMetric(float64(s.live)/1024, "MiB-live")
+				}
 				beside.add("dn42 start until in the kernel, s", one.name, s.routes.Seconds())
 				beside.add("dn42 start until all are told, s", one.name, s.told.Seconds())
 				beside.add("dn42 start CPU, s", one.name, s.cpu.Seconds())
 				beside.add("dn42 start peak, MiB", one.name, float64(s.peak)/1024)
+				beside.add("dn42 start later, after a collection, MiB", one.name, float64(cmp.Or(s.collected, s.steady))/1024)
 				list = append(list, s)
 			})
 		}
@@ -122,11 +133,11 @@ func starts(list []started) string {
 		}
 	}
 	var out strings.Builder
-	fmt.Fprintf(&out, "%-10s %9s %6s %9s %6s %8s %6s %9s %11s %9s %9s\n", "", "routes s", "ratio", "told s", "ratio", "CPU s", "ratio", "peak MiB", "steady MiB", "UPDATEs", "spread s")
+	fmt.Fprintf(&out, "%-10s %9s %6s %9s %6s %8s %6s %9s %11s %14s %9s %9s %9s\n", "", "routes s", "ratio", "told s", "ratio", "CPU s", "ratio", "peak MiB", "steady MiB", "collected MiB", "live MiB", "UPDATEs", "spread s")
 	for _, s := range list {
-		fmt.Fprintf(&out, "%-10s %9.2f %6.2f %9.2f %6.2f %8.2f %6.2f %9.0f %11.0f %9d %9.2f\n", s.who,
+		fmt.Fprintf(&out, "%-10s %9.2f %6.2f %9.2f %6.2f %8.2f %6.2f %9.0f %11.0f %14.0f %9.0f %9d %9.2f\n", s.who,
 			s.routes.Seconds(), s.routes.Seconds()/base.routes.Seconds(), s.told.Seconds(), s.told.Seconds()/base.told.Seconds(),
-			s.cpu.Seconds(), s.cpu.Seconds()/base.cpu.Seconds(), float64(s.peak)/1024, float64(s.steady)/1024, s.updates, s.spread.Seconds())
+			s.cpu.Seconds(), s.cpu.Seconds()/base.cpu.Seconds(), float64(s.peak)/1024, float64(s.steady)/1024, float64(s.collected)/1024, float64(s.live)/1024, s.updates, s.spread.Seconds())
 	}
 	return out.String()
 }
@@ -220,6 +231,12 @@ func (n *neighbourhood) measure(b testing.TB, steady bool) started {
 	}
 	for _, pid := range n.pids {
 		s.steady += residentKiB(b, pid)
+	}
+	if n.collect != nil {
+		s.live = n.collect()
+		for _, pid := range n.pids {
+			s.collected += residentKiB(b, pid)
+		}
 	}
 	for i, p := range sessions {
 		select {
@@ -325,6 +342,15 @@ func startGoBGP(b testing.TB) *neighbourhood {
 		at, err := strconv.ParseInt(lines.Text(), 10, 64)
 		must(b, err)
 		return time.Unix(0, at)
+	}
+	n.collect = func() int {
+		must(b, syscall.Kill(pid, syscall.SIGUSR1))
+		if !lines.Scan() {
+			b.Fatal("GoBGP ended")
+		}
+		live, err := strconv.Atoi(lines.Text())
+		must(b, err)
+		return live / 1024
 	}
 	return n
 }
