@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"iter"
 	"net/netip"
 	"reflect"
 	"slices"
@@ -157,7 +158,7 @@ func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []net
 	c.origins(members)
 	never := policy.Martians() // and what covers the tunnels' ends
 	for _, e := range endpoints {
-		for _, p := range covering(e) {
+		for p := range covering(e) {
 			never = append(never, policy.Exactly(p))
 		}
 	}
@@ -180,20 +181,20 @@ func (c *compiler) imports(members []member, own []netip.Prefix, endpoints []net
 	}
 }
 
-// covering returns the prefixes that would take packets to a tunnel's end into a tunnel: all that contain it but default routes.
-func covering(e netip.Addr) []netip.Prefix {
-	e = e.WithZone("").Unmap()
-	shortest := 8
-	if e.Is6() {
-		shortest = 7
-	}
-	var out []netip.Prefix
-	for bits := shortest; bits <= e.BitLen(); bits++ {
-		if p, err := e.Prefix(bits); err == nil {
-			out = append(out, p)
+// covering yields the prefixes that would take packets to a tunnel's end into a tunnel: all that contain it but default routes.
+func covering(e netip.Addr) iter.Seq[netip.Prefix] {
+	return func(yield func(netip.Prefix) bool) {
+		e := e.WithZone("").Unmap()
+		shortest := 8
+		if e.Is6() {
+			shortest = 7
+		}
+		for bits := shortest; bits <= e.BitLen(); bits++ {
+			if p, err := e.Prefix(bits); err == nil && !yield(p) {
+				return
+			}
 		}
 	}
-	return out
 }
 
 func (c *compiler) importGroup(g []member, own []netip.Prefix) {

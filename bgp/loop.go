@@ -2,6 +2,7 @@ package bgp
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
+	"google.golang.org/protobuf/proto"
 )
 
 // Paces of the loop.
@@ -35,9 +37,9 @@ type loop struct {
 	config  Config
 	peers   map[netip.Addr]*peer // in GoBGP, or to be
 	own     map[netip.Prefix]Announcement
-	told    *compiled        // the policies that GoBGP has
-	text    string           // of those, to see whether anything changed
-	refused map[refusal]bool // single prefixes that GoBGP refuses
+	told    *compiled         // the policies that GoBGP has
+	digest  [sha256.Size]byte // of those, to see whether anything changed
+	refused map[refusal]bool  // single prefixes that GoBGP refuses
 	pace    map[netip.Addr]*pace
 	latency Latency
 
@@ -228,16 +230,21 @@ func (l *loop) policies() error {
 	if err != nil {
 		return fmt.Errorf("policies: %w", err)
 	}
-	text := next.request.String()
-	if text == l.text {
+	wire, err := proto.MarshalOptions{Deterministic: true}.Marshal(next.request)
+	if err != nil {
+		return fmt.Errorf("policies: %w", err)
+	}
+	digest := sha256.Sum256(wire)
+	if l.told != nil && digest == l.digest {
 		return nil
 	}
 	if err := l.timed(func() error { return l.gobgp.SetPolicies(context.Background(), next.request) }); err != nil {
 		return fmt.Errorf("policies: %w", err)
 	}
+	next.request = nil // GoBGP has made its own form of it
 	l.view.events.Add(1)
 	before := l.told
-	l.told, l.text = next, text
+	l.told, l.digest = next, digest
 	refused := map[refusal]bool{}
 	for _, m := range list {
 		for p := range m.refused {

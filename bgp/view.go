@@ -225,7 +225,7 @@ func exclusive(a, b []netip.Addr) []netip.Addr {
 // uncover judges again what covers tunnels' ends that came or went.
 func (v *view) uncover(n *neighbour, endpoints []netip.Addr) {
 	for _, e := range endpoints {
-		for _, p := range covering(e) {
+		for p := range covering(e) {
 			f := routes.FamilyOf(p)
 			if path, ok := n.in[f].entries.get(p); ok {
 				v.put(n, f, p, path)
