@@ -199,6 +199,7 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 		return nil
 	}
 	p.added, p.parting = false, time.Time{}
+	end := l.view.endTime(address)
 	l.view.ended(address, why) // before, or GoBGP's own event could come first, without a reason
 	// GoBGP leaves the TCP MD5 key on its listeners when it deletes a peer, but not when it is told of another password.
 	if p.key.Password != "" && !l.password(address, p.key.Password) {
@@ -211,7 +212,51 @@ func (l *loop) drop(address netip.Addr, p *peer, why string) error {
 			return fmt.Errorf("neighbour %v: remove password: %w", address, err)
 		}
 	}
-	return l.remove(address)
+	return l.remove(address, end)
+}
+
+// A peer that is deleted while its session is up gets an UPDATE for each of its own paths that GoBGP drops, on a queue that nobody reads any
+// more, and GoBGP v4.8.0 never lets go of that: 450 bytes and the path, for each path of each lost session. So the session ends before.
+const (
+	endFrom = 100 // paths
+	endMost = 200 * time.Millisecond
+	endEach = 60 * time.Microsecond // GoBGP drops the paths first
+)
+
+// endTime is how long the end of the session may take before its peer is deleted; 0 if it need not end before.
+func (v *view) endTime(address netip.Addr) time.Duration {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.byAddr[address]
+	if n == nil || n.state != Established {
+		return 0
+	}
+	paths := n.in[0].entries.len() + n.in[1].entries.len()
+	if paths < endFrom {
+		return 0
+	}
+	return endMost + time.Duration(paths)*endEach
+}
+
+// end has GoBGP end a session by a NOTIFICATION, and waits until it has.
+func (l *loop) end(address netip.Addr, most time.Duration) {
+	if err := l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()}); err != nil {
+		l.log.Error("shut down", "address", address, "err", err)
+		return
+	}
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for limit := time.Now().Add(most); !l.view.hasLeft(address) && time.Now().Before(limit); {
+		<-tick.C
+	}
+}
+
+// hasLeft reports whether GoBGP has ended the session that we took away.
+func (v *view) hasLeft(address netip.Addr) bool {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	n := v.byAddr[address]
+	return n == nil || n.left
 }
 
 // patience is how long the loop waits for the removal of a peer: without a large table it takes a millisecond.
@@ -223,11 +268,14 @@ type deletion struct {
 	took time.Duration
 }
 
-// remove deletes a peer in GoBGP. With a table of a million that takes a minute on two cores, in which GoBGP answers nothing: then it goes on by
+// remove deletes a peer in GoBGP, after the end of its session if that has time. With a table of a million that takes a minute on two cores, in which GoBGP answers nothing: then it goes on by
 // itself, and until it is over the loop does nothing but tell how things are.
-func (l *loop) remove(address netip.Addr) error {
+func (l *loop) remove(address netip.Addr, end time.Duration) error {
 	done := make(chan deletion, 1)
 	go func() {
+		if end > 0 {
+			l.end(address, end)
+		}
 		begin := time.Now()
 		err := l.gobgp.DeletePeer(context.Background(), &api.DeletePeerRequest{Address: address.String()})
 		if err != nil {

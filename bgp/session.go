@@ -39,6 +39,8 @@ type session struct {
 	// ignore what GoBGP says until it begins anew: we took the session away, and events of its last moments may follow
 	// the one of its end.
 	ignore bool
+	// left says that GoBGP has said so since.
+	left bool
 	// lostAt is when the session was lost that the neighbour has not replaced by another; zero if it was not.
 	lostAt time.Time
 	// again asks the loop for a fresh session, at once.
@@ -77,6 +79,7 @@ const (
 func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 	next := State(s.SessionState) + 1 // GoBGP counts from 0, BGP4-MIB from 1
 	if n.ignore {
+		n.left = n.left || next == Idle
 		if next != Active || s.DisconnectReason != api.PeerState_DISCONNECT_REASON_IDLE_TIMER_EXPIRED {
 			return
 		}
@@ -153,7 +156,7 @@ func (v *view) ended(address netip.Addr, why string) {
 		n.state, n.since = Idle, now
 		v.opening(n)
 	}
-	n.ignore, n.again, v.dirty = true, false, true
+	n.ignore, n.left, n.again, v.dirty = true, false, false, true
 	v.events.Add(1)
 	v.wake()
 }

@@ -1,8 +1,10 @@
 package bgp
 
 import (
+	"bytes"
 	"fmt"
 	"net/netip"
+	"runtime/pprof"
 	"testing"
 	"time"
 
@@ -63,6 +65,53 @@ func testStopTellsAll(t *testing.T, prefixes int, large bool) {
 		}
 		if code, _, told := p.Notification(); !told || code != 6 {
 			t.Errorf("neighbour %d was not told (NOTIFICATION %d)", i, code)
+		}
+	}
+}
+
+// Nothing is left of a session that is taken away while another neighbour has the same paths: no queue that GoBGP goes on to hold.
+func TestLostSessionLeavesNothing(t *testing.T) {
+	l := newLab(t, passive("a", 2, 65001, accepting()), passive("b", 3, 65002, accepting()))
+	const prefixes = 3000
+	table := func(x byte, asn uint32) *bgptest.Peer {
+		p := l.peer(x, asn)
+		for from := 0; from < prefixes; from += 500 {
+			u := from4(x, asn)
+			for j := from; j < from+500; j++ {
+				u.Prefixes = append(u.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(j >> 8), byte(j), 0}), 24))
+			}
+			announce(t, p, u)
+		}
+		return p
+	}
+	complete := func(s Session) bool {
+		return s.State == Established && s.IPv4 != nil && s.IPv4.Received == prefixes
+	}
+	table(3, 65002)
+	l.session("b", "complete", complete)
+	queues := func() int {
+		var b bytes.Buffer
+		if err := pprof.Lookup("goroutine").WriteTo(&b, 2); err != nil {
+			t.Fatal(err)
+		}
+		return bytes.Count(b.Bytes(), []byte("InfiniteChannel).infiniteBuffer("))
+	}
+	before := queues()
+	if before == 0 {
+		t.Fatal("no queue found: GoBGP has others now")
+	}
+	for range 3 {
+		p := table(2, 65001)
+		l.session("a", "complete", complete)
+		l.SetLiveness("a", false)
+		l.ended(p)
+		l.session("a", "gone", func(s Session) bool { return s.State == Idle && s.IPv4.Received == 0 })
+		l.SetLiveness("a", true)
+	}
+	l.peer(2, 65001)
+	for limit := time.Now().Add(patient); queues() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(limit) {
+			t.Fatalf("%d queues, %d before", queues(), before)
 		}
 	}
 }
