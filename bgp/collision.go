@@ -14,7 +14,7 @@ import (
 // OpenConfirm for longer than a round trip can explain begins anew.
 //
 // That a session is up is an event, which may wait in GoBGP's queue behind those of a large table. GoBGP changes no state while it deletes one,
-// and before it tells that a session is up it walks all prefixes for what to send there: 10 s for a million, and longer on a busy machine.
+// and before it tells that a session is up it walks all prefixes for what to send there: seconds for a million, and longer on a busy machine.
 const (
 	giveWay     = 4 * time.Second
 	confirmTime = 5 * time.Second

@@ -46,6 +46,8 @@ func TestOpenConfirmIsJudgedInTime(t *testing.T) {
 		"events are late":           {since: time.Minute, free: time.Hour, late: confirmTime},
 		"a table was being deleted": {since: time.Minute, free: time.Second},
 		"and is not any more":       {since: time.Minute, free: confirmTime, stuck: true},
+		"a table is sent":           {since: 2 * confirmTime, free: time.Hour, prefixes: 1_000_000},
+		"and nobody sends it":       {since: time.Minute, free: time.Hour, prefixes: 1_000_000, stuck: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := &neighbour{session: session{state: OpenConfirm, since: now.Add(-c.since)}}

@@ -166,9 +166,12 @@ func (l *loop) part(address netip.Addr, p *peer, now time.Time) error {
 		return nil
 	}
 	p.parting = now.Add(partTime)
-	if err := l.timed(func() error {
-		return l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()})
-	}); err != nil {
+	return l.timed(func() error { return l.shutdown(address) })
+}
+
+// shutdown has GoBGP end an established session by a NOTIFICATION.
+func (l *loop) shutdown(address netip.Addr) error {
+	if err := l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()}); err != nil {
 		return fmt.Errorf("neighbour %v: shut down: %w", address, err)
 	}
 	return nil
@@ -231,7 +234,7 @@ func (v *view) endTime(address netip.Addr) time.Duration {
 	if n == nil || n.state != Established {
 		return 0
 	}
-	paths := n.in[0].entries.len() + n.in[1].entries.len()
+	paths := n.received()
 	if paths < endFrom {
 		return 0
 	}
@@ -240,8 +243,8 @@ func (v *view) endTime(address netip.Addr) time.Duration {
 
 // end has GoBGP end a session by a NOTIFICATION, and waits until it has.
 func (l *loop) end(address netip.Addr, most time.Duration) {
-	if err := l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()}); err != nil {
-		l.log.Error("shut down", "address", address, "err", err)
+	if err := l.shutdown(address); err != nil {
+		l.log.Error("GoBGP refused an order", "err", err)
 		return
 	}
 	tick := time.NewTicker(time.Millisecond)

@@ -22,7 +22,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/osrg/gobgp/v4/api"
 	"github.com/osrg/gobgp/v4/pkg/server"
 
 	"sitewire/bgp/bfd"
@@ -207,8 +206,8 @@ func (l *loop) stop() {
 func (l *loop) tellAll() {
 	for address, p := range l.peers {
 		if p.added && l.view.established(address) {
-			if err := l.gobgp.ShutdownPeer(context.Background(), &api.ShutdownPeerRequest{Address: address.String()}); err != nil {
-				l.log.Error("shut down", "address", address, "err", err)
+			if err := l.shutdown(address); err != nil {
+				l.log.Error("GoBGP refused an order", "err", err)
 			}
 		}
 	}

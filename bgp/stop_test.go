@@ -41,13 +41,7 @@ func testStopTellsAll(t *testing.T, prefixes int, large bool) {
 	var peers []*bgptest.Peer
 	for i := range byte(neighbours) {
 		p := l.peer(10+i, 65001+uint32(i))
-		for from := 0; from < prefixes; from += 500 {
-			u := from4(10+i, 65001+uint32(i))
-			for j := from; j < min(from+500, prefixes); j++ {
-				u.Prefixes = append(u.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{100 + i, byte(j >> 8), byte(j), 0}), 24))
-			}
-			announce(t, p, u)
-		}
+		announceMany(t, p, from4(10+i, 65001+uint32(i)), 100+i, prefixes)
 		peers = append(peers, p)
 	}
 	for i := range neighbours {
@@ -69,19 +63,25 @@ func testStopTellsAll(t *testing.T, prefixes int, large bool) {
 	}
 }
 
+// announceMany announces so many prefixes of first.0.0.0/8.
+func announceMany(t *testing.T, p *bgptest.Peer, u bgptest.Update, first byte, prefixes int) {
+	t.Helper()
+	for from := 0; from < prefixes; from += 500 {
+		u.Prefixes = nil
+		for j := from; j < min(from+500, prefixes); j++ {
+			u.Prefixes = append(u.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{first, byte(j >> 8), byte(j), 0}), 24))
+		}
+		announce(t, p, u)
+	}
+}
+
 // Nothing is left of a session that is taken away while another neighbour has the same paths: no queue that GoBGP goes on to hold.
 func TestLostSessionLeavesNothing(t *testing.T) {
 	l := newLab(t, passive("a", 2, 65001, accepting()), passive("b", 3, 65002, accepting()))
 	const prefixes = 3000
 	table := func(x byte, asn uint32) *bgptest.Peer {
 		p := l.peer(x, asn)
-		for from := 0; from < prefixes; from += 500 {
-			u := from4(x, asn)
-			for j := from; j < from+500; j++ {
-				u.Prefixes = append(u.Prefixes, netip.PrefixFrom(netip.AddrFrom4([4]byte{100, byte(j >> 8), byte(j), 0}), 24))
-			}
-			announce(t, p, u)
-		}
+		announceMany(t, p, from4(x, asn), 100, prefixes)
 		return p
 	}
 	complete := func(s Session) bool {

@@ -256,12 +256,13 @@ func (v *view) received() (count int) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for _, n := range v.byAddr {
-		for f := range n.in {
-			count += n.in[f].entries.len()
-		}
+		count += n.received()
 	}
 	return count
 }
+
+// received is the number of paths that it has sent.
+func (n *neighbour) received() int { return n.in[0].entries.len() + n.in[1].entries.len() }
 
 // close makes callbacks be ignored: what GoBGP drops when it stops is not gone.
 func (v *view) close() {

@@ -60,7 +60,8 @@ type cutResult struct {
 
 // BenchmarkCut has one router after the other lose the better one of two neighbours with the same table of IPv4 routes,
 // silently, again and again, while a host behind it sends 1,000 packets/s to 100 random prefixes: ours with two tunnels, BIRD and
-// FRR with two cables. None announces to one neighbour what it has from the other, which would be a leak (RFC 7908). All use BFD at 200 ms x 3. What leaves the router, and when, is seen on its devices.
+// FRR with two cables. None announces to one neighbour what it has from the other, which would be a leak (RFC 7908). All use
+// BFD at 200 ms x 3. What leaves the router, and when, is seen on its devices.
 func BenchmarkCut(b *testing.B) {
 	n, cuts := 100_000, 20
 	for name, v := range map[string]*int{prefixesEnv: &n, cutsEnv: &cuts} {
