@@ -52,10 +52,11 @@ func newImage(work string) *image {
 		"/etc/group":         "root:x:0:\nnogroup:x:65534:\n",
 		"/etc/hosts":         "127.0.0.1 localhost\n::1 localhost\n",
 		"/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-		"/root/.keep":        "",
-		"/var/tmp/.keep":     "",
 	} {
 		im.files[path] = content{mode: 0o644, bytes: []byte(text)}
+	}
+	for _, empty := range []string{"/root", "/var/tmp"} {
+		im.files[empty+"/.keep"] = content{mode: 0o644}
 	}
 	return im
 }
