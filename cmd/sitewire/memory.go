@@ -18,16 +18,23 @@ import (
 // took in those moments it should not keep.
 //
 // With 100 idle peers 70 MiB are live, and after a start with Go's default, to double the heap between two collections,
-// 200 MiB were resident. With 25 % more it is still one collection in a minute or two, and one costs 0.1 s of a core: such
+// 200 MiB were resident. With 15 % more it is still one or two collections in a minute, and one costs 0.1 s of a core: such
 // a heap is a million and a half small objects. While it is busy that would be too dear: a table of 100,000 routes took
-// twice the time of both cores for it. So when collections take more than dear of a core, the heap may grow by
-// smallHeap, or by busyPercent if that is more, until they would not. (How close together they are does not tell: where
+// twice the time of both cores for it. So when collections take more than dear of a core, the heap may double, or grow by
+// smallHeap if that is more, until they would not; but below mereStart, which is about all that the start of an idle gateway comes to, by startGrowth
+// if that is more, as the holes that it leaves stay. (How close together they are does not tell: where
 // they make everything slow, they become rare. Of a million routes they took half of both cores, 10 s apart.)
+//
+// A heap above hugeHeap may grow by hugeHeap, or by a third (hugePart) if that is more. A collection costs in proportion to what is live, so the bytes
+// that are allocated cost the more collecting, the larger the heap: three times as much as if it doubled, at most. Two neighbours with a million
+// routes each, 3.3 GiB live, took 7.2 GiB when it doubled, 5.0 GiB so, and a fifteenth more time.
 const (
-	smallHeap, smallPercent = 128 << 20, 25 // live bytes, GOGC
+	smallHeap, smallPercent = 128 << 20, 15 // live bytes, GOGC
 	largeHeap, largePercent = 512 << 20, 50
-	busyPercent             = 100
-	dear                    = 0.05 // seconds of processors' time in a second
+	hugeHeap, hugePart      = 1 << 30, 3
+	mereStart, startGrowth  = 64 << 20, 32 << 20
+	leastHeap               = 4 << 20 // Go's own: what it lets a smaller heap grow to, for GOGC of 100
+	dear                    = 0.05    // seconds of processors' time in a second
 )
 
 // After quietLooks of lookEvery in which not more than quietRate bytes a second, or quietPart of what is live, were allocated, memory is returned to the
@@ -129,25 +136,38 @@ func (m *memory) collection(now time.Time) {
 }
 
 // pace sets GOGC for the heap as it is. It has to follow each collection while the heap is busy: what is right for 2 MiB lets
-// 20 MiB grow to a gigabyte. What is on paper only must not make room for garbage.
+// 20 MiB grow to a gigabyte. To set it waits for a collection that is under way, and of the end of that there may be no word, so pace looks again.
 func (m *memory) pace(h heapLook) {
-	is := h.real()
-	p := gcPercent(is)
-	if m.hurried {
-		p = max(busyPercent, int(100*smallHeap/is))
-	}
-	if is < h.live {
-		p = max(1, int(float64(p)*float64(is)/float64(h.live)))
-	}
-	if p != m.set {
+	for range 3 {
+		p := m.percentFor(h)
+		if p == m.set {
+			break
+		}
 		m.set = p
 		m.percent(p)
+		before := h.live
+		if h = m.look(); h.live == before {
+			break
+		}
 	}
 	const step = 1 << 20
 	if n := m.limit + int64(h.paper); m.limit > 0 && (n-m.limited >= step || m.limited-n >= step) {
 		m.limited = n
 		m.setLimit(n)
 	}
+}
+
+// percentFor is GOGC for the heap as it is. What is on paper only must not make room for garbage.
+func (m *memory) percentFor(h heapLook) int {
+	is := h.real()
+	p := gcPercent(is)
+	if m.hurried {
+		p = busyPercent(is)
+	}
+	if is < h.live {
+		p = max(1, int(float64(p)*float64(is)/float64(h.live)))
+	}
+	return p
 }
 
 // step follows what happened since the last one.
@@ -172,10 +192,23 @@ func (m *memory) step(now time.Time) {
 	}
 }
 
-// gcPercent is GOGC for a heap with so many live bytes.
+// busyPercent is GOGC for a heap with so many live bytes while collections are dear.
+func busyPercent(live uint64) int {
+	live = max(live, leastHeap)
+	growth := max(live, smallHeap)
+	switch {
+	case live < mereStart:
+		growth = max(live, startGrowth)
+	case live > hugeHeap:
+		growth = max(hugeHeap, live/hugePart)
+	}
+	return int(100 * growth / live)
+}
+
+// gcPercent is GOGC for a heap with so many live bytes, at rest.
 func gcPercent(live uint64) int {
-	live = min(max(live, smallHeap), largeHeap)
-	return smallPercent + int((live-smallHeap)*(largePercent-smallPercent)/(largeHeap-smallHeap))
+	at := min(max(live, smallHeap), largeHeap)
+	return min(busyPercent(live), smallPercent+int((at-smallHeap)*(largePercent-smallPercent)/(largeHeap-smallHeap)))
 }
 
 // returnMemory collects twice, because a sync.Pool keeps what it has over one collection, and gives the kernel all that
