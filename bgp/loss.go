@@ -49,7 +49,7 @@ func lossKind(reason, words string) routes.LossKind {
 		return routes.LossBFD
 	case downTunnel:
 		return routes.LossTunnel
-	case "hold_timer_expired", "restart_timer_expired":
+	case "hold_timer_expired", downSendHold, "restart_timer_expired":
 		return routes.LossHoldTimer
 	case "read_failed", "write_failed":
 		return routes.LossLink

@@ -40,7 +40,7 @@ type peer struct {
 // sessionKey is the part of a neighbour's configuration that its session depends on.
 func sessionKey(n Neighbour) Neighbour {
 	n.Policy, n.ExtendedNextHop, n.Peer, n.Name, n.BFD = nil, ENHAuto, "", "", BFD{}
-	n.Disabled, n.Waits = false, false
+	n.Disabled, n.Waits, n.SendHoldTime = false, false, 0
 	n.LocalIPv4, n.RemoteIPv4, n.LocalIPv6, n.RemoteIPv6 = netip.Addr{}, netip.Addr{}, netip.Addr{}, netip.Addr{}
 	return n
 }
@@ -89,7 +89,7 @@ func (v *view) lives(n *neighbour) bool {
 // dropPeers takes sessions away: of neighbours that are gone, changed or behind a dead tunnel, and of those that fell
 // and are better begun anew than left idle.
 func (l *loop) dropPeers() error {
-	want, again, cut := l.view.wanted(), l.view.fallen(), l.view.cutOff()
+	want, again, cut := l.view.wanted(), l.view.fallen(), l.view.toCut(time.Now())
 	now := time.Now()
 	dial, stuck := l.overdue(now)
 	var errs []error
@@ -99,7 +99,7 @@ func (l *loop) dropPeers() error {
 		}
 		n, ok := want[address]
 		age, fell := again[address]
-		life, failed := cut[address]
+		why, failed := cut[address]
 		switch {
 		case !ok && l.disabled(address):
 			// First, so that the neighbour learns why; it would be told that it was deconfigured.
@@ -126,13 +126,17 @@ func (l *loop) dropPeers() error {
 		case failed && p.added:
 			// GoBGP would idle and refuse the neighbour, so that the session goes whole. It begins anew at once: who can
 			// connect is not held back, and BFD sees no failure before it was up again.
-			if life >= lasted {
+			if why.reason == downSendHold {
+				l.log.Warn("the neighbour reads nothing of what is sent to it, so that its session ends: look for a BGP daemon there that hangs, and restart it",
+					"neighbour", n.Name, "for", why.silent.Round(time.Second), "unread_bytes", why.unread)
+			}
+			if why.life >= lasted {
 				p.tries = 0
 			}
 			delay := min(firstRetry<<p.tries, lastRetry)
 			p.tries = min(p.tries+1, 8)
 			p.next = now.Add(delay + rand.N(delay/2))
-			errs = append(errs, l.drop(address, p, downBFD))
+			errs = append(errs, l.drop(address, p, why.reason))
 		case dial[address]:
 			p.mustDial, p.next = true, now
 			errs = append(errs, l.drop(address, p, ""))
@@ -224,6 +228,8 @@ const (
 	endFrom = 100 // paths
 	endMost = 200 * time.Millisecond
 	endEach = 60 * time.Microsecond // GoBGP drops the paths first
+	// endStalled is for GoBGP's NOTIFICATION to a neighbour that does not read: it gives up after a second.
+	endStalled = 2 * time.Second
 )
 
 // endTime is how long the end of the session may take before its peer is deleted; 0 if it need not end before.
@@ -235,10 +241,14 @@ func (v *view) endTime(address netip.Addr) time.Duration {
 		return 0
 	}
 	paths := n.received()
-	if paths < endFrom {
+	most := endMost + time.Duration(paths)*endEach
+	switch {
+	case n.tcp.silent > 0:
+		return endStalled + most
+	case paths < endFrom:
 		return 0
 	}
-	return endMost + time.Duration(paths)*endEach
+	return most
 }
 
 // end has GoBGP end a session by a NOTIFICATION, and waits until it has.

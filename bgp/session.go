@@ -73,6 +73,8 @@ const (
 	downConfig = "configuration"
 	downReset  = "reset"
 	downBFD    = "bfd_down"
+	// downSendHold is the RFC's name of the error (RFC 9687 section 3), as GoBGP would write it.
+	downSendHold = "send_hold_timer_expired"
 )
 
 // transition notes a change of state.
@@ -106,6 +108,7 @@ func (v *view) transition(n *neighbour, s *apiutil.PeerState, at time.Time) {
 		n.capabilities(s.RemoteCap)
 		v.recompile = true
 		n.waiting, n.lostAt = false, time.Time{}
+		n.tcp.silentSince, n.tcp.silent = time.Time{}, 0
 		v.sink.PutReachable(n.cfg.Name, true)
 		for f := range n.in {
 			t := &n.in[f]
@@ -144,14 +147,17 @@ func (v *view) ended(address netip.Addr, why string) {
 	now := time.Now()
 	if n.state == Established {
 		message := ""
-		if why == downBFD {
+		switch why {
+		case downBFD:
 			message = "BFD: " + strings.ReplaceAll(n.cut.String(), "_", " ")
+		case downSendHold:
+			message = fmt.Sprintf("send hold timer expired: the neighbour read nothing for %v", n.tcp.silent.Round(time.Second))
 		}
 		n.fell(why, message, now)
 		v.lost(n, lossKind(why, ""), now)
 		v.upOrDown++
 	}
-	n.cut = bfd.NoDiagnostic
+	n.cut, n.tcp.silentSince, n.tcp.silent = bfd.NoDiagnostic, time.Time{}, 0
 	if n.state != Idle {
 		n.state, n.since = Idle, now
 		v.opening(n)
@@ -225,6 +231,9 @@ func (n *neighbour) warnings() []string {
 	}
 	if hold, _ := n.crossing(routes.IPv6); hold && n.cfg.IPv6 {
 		out = append(out, "IPv6 held back: the session runs over IPv4 and the tunnel has no IPv6 address to be the next hop; set tunnel.local_ipv6")
+	}
+	if limit := n.sendHold(); n.state == Established && limit > 0 && n.tcp.silent >= limit/sendHoldWarn {
+		out = append(out, fmt.Sprintf("the neighbour reads nothing of what is sent to it; after %v of that its session ends (send_hold_time): look for a BGP daemon there that hangs", limit))
 	}
 	for f := range n.in {
 		family, t := routes.Family(f), &n.in[f]

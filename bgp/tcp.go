@@ -14,6 +14,9 @@ type Connection struct {
 	RTT time.Duration
 	// Retransmits counts segments that were sent again, since the connection began.
 	Retransmits uint64
+	// Acked counts the bytes that the other end's kernel has taken since the connection began; Unread, those sent that it has not, in
+	// flight or waiting here for room there.
+	Acked, Unread uint64
 }
 
 // tcpState is what was last learned of a session's connection.
@@ -23,9 +26,14 @@ type tcpState struct {
 	rtt           time.Duration
 	last          uint64 // retransmits of this connection
 	total         uint64 // of all
+	// acked and unread are those of the connection. silentSince is when something was unread of which nothing was taken since; zero if all
+	// was taken. silent is how long that was at the last sample.
+	acked, unread uint64
+	silentSince   time.Time
+	silent        time.Duration
 }
 
-// tcpEvery is the time between samples; tcpSoon, after a session came up.
+// tcpEvery is the time between samples, where no send hold time is so short that it needs more; tcpSoon, after a session came up.
 const tcpEvery, tcpSoon = 15 * time.Second, time.Second
 
 // sampleTCP asks the kernel about the sessions' connections until ctx ends.
@@ -40,8 +48,8 @@ func (s *Speaker) sampleTCP(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-tick.C:
-			up, sum := s.view.lifeCount()
-			if up == 0 || now.Sub(last) < tcpEvery && sum == lives {
+			every, sum := s.view.tcpPace()
+			if every == 0 || now.Sub(last) < every && sum == lives {
 				continue
 			}
 			last, lives = now, sum
@@ -54,24 +62,35 @@ func (s *Speaker) sampleTCP(ctx context.Context) {
 				continue
 			}
 			failing = false
-			s.view.setTCP(list)
+			s.view.setTCP(list, now)
 		}
 	}
 }
 
-// lifeCount tells how many sessions are up, and how many have ever come up.
-func (v *view) lifeCount() (up int, sum uint64) {
+// tcpPace tells how often to ask, 0 if no session is up, and how many have ever come up.
+func (v *view) tcpPace() (every time.Duration, sum uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
+	every = tcpEvery
+	up := false
 	for _, n := range v.order {
-		up += btoi(n.state == Established)
 		sum += n.establishments
+		if n.state != Established {
+			continue
+		}
+		up = true
+		if hold := n.sendHold(); hold > 0 {
+			every = min(every, max(hold/sendHoldSamples, tcpSoon))
+		}
 	}
-	return up, sum
+	if !up {
+		return 0, sum
+	}
+	return every, sum
 }
 
 // setTCP finds the sessions' connections.
-func (v *view) setTCP(list []Connection) {
+func (v *view) setTCP(list []Connection, now time.Time) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	byRemote := make(map[netip.Addr][]*Connection, len(list))
@@ -91,19 +110,23 @@ func (v *view) setTCP(list []Connection) {
 			dialled := c.Remote.Port() == n.cfg.Port || n.cfg.Port == 0 && c.Remote.Port() == 179
 			local := n.cfg.LocalAddress.WithZone("")
 			if (dialled || c.Local.Port() == port) && (!local.IsValid() || local.IsUnspecified() || local == c.Local.Addr().WithZone("")) {
-				n.tcp.take(c)
+				n.tcp.take(c, now)
 				v.counted = true
 				break
 			}
+		}
+		if n.unheard() {
+			v.wake()
 		}
 	}
 }
 
 // take adds what is new. A connection that is another one counts from its beginning.
-func (t *tcpState) take(c *Connection) {
-	if !t.asked || t.local != c.Local || t.remote != c.Remote || c.Retransmits < t.last {
-		t.last = 0
+func (t *tcpState) take(c *Connection, now time.Time) {
+	if !t.asked || t.local != c.Local || t.remote != c.Remote || c.Retransmits < t.last || c.Acked < t.acked {
+		t.last, t.silentSince = 0, time.Time{}
 	}
+	t.listen(c, now)
 	t.total += c.Retransmits - t.last
 	t.asked, t.local, t.remote, t.rtt, t.last = true, c.Local, c.Remote, c.RTT, c.Retransmits
 }

@@ -13,6 +13,9 @@ import (
 // ENH says whether IPv4 routes with IPv6 next hops may go to a neighbour (RFC 8950).
 type ENH uint8
 
+// SendHoldOff as a Neighbour.SendHoldTime lets a session be that nobody reads at the other end.
+const SendHoldOff time.Duration = -1
+
 // Values of Neighbour.ExtendedNextHop.
 const (
 	// ENHAuto reads the neighbour's capabilities once the session is up and holds IPv4 back until then.
@@ -56,6 +59,9 @@ type Neighbour struct {
 	Password string
 	// HoldTime and Keepalive; 0 means 90 s and a third of the hold time.
 	HoldTime, Keepalive time.Duration
+	// SendHoldTime is how long the neighbour may read nothing of what we send before the session ends (RFC 9687); 0 means the greater of
+	// 8 minutes and twice the negotiated hold time, SendHoldOff never. It needs Options.Connections.
+	SendHoldTime time.Duration
 	// ConnectRetry between dials; 0 means 5 s.
 	ConnectRetry time.Duration
 	// GracefulRestart offers RFC 4724 in both roles.

@@ -129,6 +129,9 @@ func validateNeighbour(c Config, n *Neighbour) error {
 	if h := n.HoldTime; h != 0 && (h < minHoldTime || h > maxHoldTime || h%time.Second != 0) {
 		fail("hold time %v: want whole seconds, at least %v (RFC 4271 section 4.2)", h, minHoldTime)
 	}
+	if h := n.SendHoldTime; h != 0 && h != SendHoldOff && h < time.Second {
+		fail("send hold time %v: want at least a second, or SendHoldOff", h)
+	}
 	if k := n.Keepalive; k != 0 && (k < time.Second || k%time.Second != 0 || k >= holdTime(n)) {
 		fail("keepalive %v: want whole seconds, less than the hold time", k)
 	}

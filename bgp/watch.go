@@ -70,22 +70,6 @@ func (v *view) bfdChanged() {
 	v.wake()
 }
 
-// cutOff lists the sessions that BFD wants to end, with the time that they have lasted.
-func (v *view) cutOff() map[netip.Addr]time.Duration {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	var list map[netip.Addr]time.Duration
-	for _, n := range v.order {
-		if n.cut != bfd.NoDiagnostic {
-			if list == nil {
-				list = map[netip.Addr]time.Duration{}
-			}
-			list[n.cfg.Address] = time.Since(n.establishedAt)
-		}
-	}
-	return list
-}
-
 // watched adds to a session what is known of the way to the neighbour and of monitored prefixes.
 func (v *view) watched(n *neighbour, s *Session, now time.Time) {
 	s.TCP = n.tcp.snapshot(n.state)

@@ -111,7 +111,7 @@ func TestTCP(t *testing.T) {
 		{[]Connection{conn("wg0", 179, 50000, 1)}, 6},
 		{[]Connection{conn("wg0", 179, 50000, 4)}, 9},
 	} {
-		v.setTCP(step.list)
+		v.setTCP(step.list, time.Now())
 		if got := v.byName["a"].tcp.snapshot(Established); got == nil || got.Retransmits != step.want || got.RTT != 0.03 {
 			t.Errorf("after %v: %+v, want %d retransmissions", step.list, got, step.want)
 		}

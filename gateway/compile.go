@@ -205,6 +205,9 @@ func neighbour(s *config.Session) bgp.Neighbour {
 		Policy:               s.Policy,
 		BFD:                  bgp.BFD{Interval: s.BFD.Interval, Multiplier: s.BFD.Multiplier},
 	}
+	if n.SendHoldTime = s.SendHoldTime; s.SendHoldTime < 0 {
+		n.SendHoldTime = bgp.SendHoldOff
+	}
 	switch s.ExtendedNextHop {
 	case config.ENHOn:
 		n.ExtendedNextHop = bgp.ENHOn

@@ -107,7 +107,7 @@ func (b *bgpMetrics) collect(e *emitter, s *scrape) {
 // when it is first needed, as no alert looks at it.
 func downReasons(x *bgp.Session) []string {
 	list := []string{
-		"hold_timer_expired", "notification_sent", "notification_received", "read_failed", "write_failed", "graceful_restart", "hard_reset", "reset",
+		"hold_timer_expired", "send_hold_timer_expired", "notification_sent", "notification_received", "read_failed", "write_failed", "graceful_restart", "hard_reset", "reset",
 	}
 	if x.BFD != nil {
 		list = append(list, "bfd_down")

@@ -140,7 +140,7 @@ var labelDocs = map[string]string{
 	"prefix":         "a prefix of `metrics.monitored_prefixes`",
 	"psk":            "`true` if a preshared key is configured",
 	"public_key":     "WireGuard public key of the peer",
-	"reason":         "why: of sessions that went down GoBGP's reason, or ours: `bfd_down`, `tunnel_down`, `configuration`, `reset`; of rejected prefixes the policy's rule or the fixed refusal; of prefixes without a route `unresolved` (next hop), `refused` or `down` (tunnel); of BFD packets `ttl` (came over a hop), `invalid`, `authentication`, `unknown_peer`, `discriminator`, `queue_full`, `read_error`",
+	"reason":         "why: of sessions that went down GoBGP's reason, or ours: `bfd_down`, `send_hold_timer_expired`, `tunnel_down`, `configuration`, `reset`; of rejected prefixes the policy's rule or the fixed refusal; of prefixes without a route `unresolved` (next hop), `refused` or `down` (tunnel); of BFD packets `ttl` (came over a hop), `invalid`, `authentication`, `unknown_peer`, `discriminator`, `queue_full`, `read_error`",
 	"remote_asn":     "AS number of the neighbour",
 	"revision":       "commit that the program was built from",
 	"route":          "path of the API as registered, never the one that was asked for; `other` for what there is not",

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -49,6 +50,8 @@ type Options struct {
 	// forwarding state is always said to be kept. RestartNotification sets the N bit of RFC 8538.
 	GracefulRestart                 uint16
 	Restarting, RestartNotification bool
+	// ReceiveBuffer of the connection in bytes; 0 is the kernel's choice. A small one is soon full when nothing is read (see Peer.Pause).
+	ReceiveBuffer int
 }
 
 // Peer is an established session.
@@ -58,7 +61,8 @@ type Peer struct {
 	// Open is the OPEN of the other side, without header.
 	Open []byte
 
-	write sync.Mutex
+	write   sync.Mutex
+	reading gate
 
 	mu           sync.Mutex
 	routes       map[netip.Prefix]Received
@@ -95,6 +99,16 @@ func Dial(ctx context.Context, o Options) (*Peer, error) {
 // Connect opens the TCP connection only, for tests of what may come before an OPEN.
 func Connect(ctx context.Context, o Options) (net.Conn, error) {
 	d := net.Dialer{LocalAddr: net.TCPAddrFromAddrPort(netip.AddrPortFrom(o.Local, 0))}
+	if o.ReceiveBuffer > 0 {
+		d.Control = func(_, _ string, c syscall.RawConn) (err error) {
+			if e := c.Control(func(fd uintptr) {
+				err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, o.ReceiveBuffer)
+			}); e != nil {
+				return e
+			}
+			return err
+		}
+	}
 	return d.DialContext(ctx, "tcp", o.Remote.String())
 }
 
@@ -104,6 +118,7 @@ func dial(ctx context.Context, o Options) (*Peer, error) {
 		return nil, err
 	}
 	p := &Peer{conn: conn, options: o, routes: map[netip.Prefix]Received{}, withdrawn: map[netip.Prefix]int{}, changed: make(chan struct{}), done: make(chan struct{})}
+	p.reading.moved.L = &p.reading.mu
 	if err := p.handshake(ctx); err != nil {
 		conn.Close()
 		return nil, err
@@ -235,6 +250,7 @@ func (p *Peer) EndOfRIB(ipv6 bool) error {
 // Close drops the connection without a word, as a crash does.
 func (p *Peer) Close() {
 	p.conn.Close()
+	p.Resume()
 	<-p.done
 }
 
@@ -308,10 +324,44 @@ func (p *Peer) Wait(ctx context.Context, ok func(map[netip.Prefix]Received) bool
 	}
 }
 
+// Pause reads nothing any more, after a message that is waited for; KEEPALIVEs still go out.
+func (p *Peer) Pause() { p.reading.set(true, 0) }
+
+// Take reads some messages more.
+func (p *Peer) Take(messages int) { p.reading.set(true, messages) }
+
+// Resume reads on.
+func (p *Peer) Resume() { p.reading.set(false, 0) }
+
+// gate lets messages be read.
+type gate struct {
+	mu     sync.Mutex
+	moved  sync.Cond
+	closed bool
+	left   int // to be let through although it is closed
+}
+
+func (g *gate) set(closed bool, left int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.closed, g.left = closed, left
+	g.moved.Broadcast()
+}
+
+func (g *gate) pass() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for g.closed && g.left == 0 {
+		g.moved.Wait()
+	}
+	g.left = max(g.left-1, 0)
+}
+
 func (p *Peer) read() {
 	defer close(p.done)
 	defer p.conn.Close()
 	for {
+		p.reading.pass()
 		typ, body, err := readMessage(p.conn)
 		if err != nil {
 			return

@@ -235,7 +235,9 @@ func connections(machine *host.Host) func(context.Context) ([]bgp.Connection, er
 		list, err := machine.TCPConnections(ctx)
 		out := make([]bgp.Connection, len(list))
 		for i, c := range list {
-			out[i] = bgp.Connection{Local: c.Local, Remote: c.Remote, RTT: c.RTT, Retransmits: uint64(c.Retransmits)}
+			out[i] = bgp.Connection{
+				Local: c.Local, Remote: c.Remote, RTT: c.RTT, Retransmits: uint64(c.Retransmits), Acked: c.Acked, Unread: uint64(c.Unread),
+			}
 		}
 		return out, err
 	}

@@ -124,6 +124,9 @@ type BGP struct {
 	Listen []netip.Addr
 	// HoldTime, Keepalive and ConnectRetry are the defaults of sessions.
 	HoldTime, Keepalive, ConnectRetry time.Duration
+	// SendHoldTime, likewise, is after how long without reading anything a neighbour's session ends (RFC 9687); 0 leaves it to the hold time,
+	// negative is off.
+	SendHoldTime time.Duration
 	// GracefulRestart offers RFC 4724 to every neighbour; RestartTime is what helpers are asked to wait.
 	GracefulRestart bool
 	RestartTime     time.Duration
@@ -290,7 +293,9 @@ type Session struct {
 	// Password of TCP MD5 (RFC 2385).
 	Password                          Password
 	HoldTime, Keepalive, ConnectRetry time.Duration
-	GracefulRestart                   bool
+	// SendHoldTime as in BGP.
+	SendHoldTime         time.Duration
+	GracefulRestart      bool
 	RouteReflectorClient              bool
 	// BFD watches the way to the neighbour.
 	BFD BFD

@@ -60,6 +60,7 @@ type rawSession struct {
 	multihop                          uint8
 	password                          Password
 	holdTime, keepalive, connectRetry time.Duration
+	sendHoldTime                      time.Duration
 	routeReflectorClient              bool
 	bfd                               BFD
 }
@@ -182,6 +183,37 @@ const (
 	maxHold = 65535 * time.Second
 )
 
+// sendHoldOff is a send hold time (RFC 9687) that never ends; 0 is auto.
+const sendHoldOff time.Duration = -1
+
+const sendHoldAuto = "auto: the greater of 8m and twice the negotiated hold time"
+
+// sendHoldKind reads a send hold time.
+func sendHoldKind() kind[time.Duration] {
+	words, times := map[string]time.Duration{"off": sendHoldOff, "auto": 0}, seconds(minHold+time.Second, 24*time.Hour)
+	return kind[time.Duration]{
+		want:   times.want + ", auto, or off",
+		schema: schema{"anyOf": []any{schema{"enum": []any{"auto", "off"}}, times.schema}},
+		read: func(d *decoder, n *node) (time.Duration, bool) {
+			if v, ok := words[n.text]; ok && n.form == scalar {
+				return v, true
+			}
+			return times.read(d, n)
+		},
+	}
+}
+
+// sendHold is how a send hold time is written.
+func sendHold(v time.Duration) string {
+	switch {
+	case v < 0:
+		return "off"
+	case v == 0:
+		return "auto"
+	}
+	return format(v)
+}
+
 func bgpObject() object[BGP] {
 	address := addrKind("an IP address", func(netip.Addr) bool { return true })
 	return object[BGP]{name: "bgp", fields: []field[BGP]{
@@ -189,6 +221,7 @@ func bgpObject() object[BGP] {
 		key("listen", list(address), func(b *BGP) *[]netip.Addr { return &b.Listen }, "every address", "Addresses to listen on.").atStart(),
 		key("hold_time", seconds(minHold, maxHold), func(b *BGP) *time.Duration { return &b.HoldTime }, "90s", "Time without a message after which a session ends."),
 		key("keepalive", seconds(time.Second, maxHold/3), func(b *BGP) *time.Duration { return &b.Keepalive }, "a third of hold_time", "Time between keepalives."),
+		key("send_hold_time", sendHoldKind(), func(b *BGP) *time.Duration { return &b.SendHoldTime }, sendHoldAuto, "Time in which a neighbour reads nothing of what is sent to it, after which its session ends (RFC 9687)."),
 		key("connect_retry", seconds(2*time.Second, time.Hour), func(b *BGP) *time.Duration { return &b.ConnectRetry }, "5s", "Time between attempts to connect."),
 		key("graceful_restart", boolKind(), func(b *BGP) *bool { return &b.GracefulRestart }, "true", "Offer graceful restart (RFC 4724), in both roles, to every neighbour."),
 		key("restart_time", seconds(time.Second, 4095*time.Second), func(b *BGP) *time.Duration { return &b.RestartTime }, "120s", "How long neighbours are asked to keep our routes while we restart."),

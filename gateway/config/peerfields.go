@@ -90,6 +90,7 @@ func sessionFields[T any](at func(*T) *rawSession) []field[T] {
 		key("password", passwordKind(), func(t *T) *Password { return &at(t).password }, "none", "Password of TCP MD5 (RFC 2385). For LANs: inside a tunnel it adds nothing."),
 		key("hold_time", seconds(minHold, maxHold), func(t *T) *time.Duration { return &at(t).holdTime }, "`bgp.hold_time`", "Time without a message after which the session ends."),
 		key("keepalive", seconds(time.Second, maxHold/3), func(t *T) *time.Duration { return &at(t).keepalive }, "a third of hold_time", "Time between keepalives."),
+		key("send_hold_time", sendHoldKind(), func(t *T) *time.Duration { return &at(t).sendHoldTime }, "`bgp.send_hold_time`", "Time in which the neighbour reads nothing of what is sent to it, after which the session ends (RFC 9687)."),
 		key("connect_retry", seconds(2*time.Second, time.Hour), func(t *T) *time.Duration { return &at(t).connectRetry }, "`bgp.connect_retry`", "Time between attempts to connect."),
 		key("route_reflector_client", boolKind(), func(t *T) *bool { return &at(t).routeReflectorClient }, "false", "Reflect routes to this iBGP neighbour (RFC 4456)."),
 		key("bfd", bfdKind(), func(t *T) *BFD { return &at(t).bfd }, "`bgp.bfd`", "Watch the way to the neighbour by BFD (RFC 5881): `off`, `wired` (200 ms, 3 packets), `metered` (1 s, 3 packets), or {interval, multiplier}."),

@@ -275,6 +275,21 @@ func (r *raw) splitSessions(d *decoder, p *rawPeer, base *Session) {
 	p.Sessions = []*Session{&v4, &v6}
 }
 
+// sessionSendHold decides how long a neighbour may read nothing, which is longer than it may say nothing.
+func (r *raw) sessionSendHold(d *decoder, s *rawSession, out *Session) {
+	asked := d.given(&s.sendHoldTime)
+	if out.SendHoldTime = r.BGP.SendHoldTime; asked {
+		out.SendHoldTime = s.sendHoldTime
+	}
+	switch {
+	case out.SendHoldTime <= 0 || out.SendHoldTime > out.HoldTime || !d.usable(&s.sendHoldTime, &s.holdTime, &r.BGP.SendHoldTime, &r.BGP.HoldTime):
+	case asked:
+		d.errorf(d.at(&s.sendHoldTime), "send_hold_time %v is not longer than hold_time %v", out.SendHoldTime, out.HoldTime)
+	case d.given(&s.holdTime):
+		d.hintf(d.at(&s.holdTime), "give this session a send_hold_time too", "hold_time %v is not shorter than bgp.send_hold_time %v", out.HoldTime, out.SendHoldTime)
+	}
+}
+
 // session fills in what does not depend on addresses.
 func (r *raw) session(d *decoder, s *rawSession, at *node) *Session {
 	out := &Session{
@@ -299,6 +314,7 @@ func (r *raw) session(d *decoder, s *rawSession, at *node) *Session {
 	if out.Keepalive >= out.HoldTime && d.given(&s.keepalive) && d.usable(&s.keepalive, &s.holdTime) {
 		d.errorf(d.at(&s.keepalive), "keepalive %v is not shorter than hold_time %v", out.Keepalive, out.HoldTime)
 	}
+	r.sessionSendHold(d, s, out)
 	r.sessionBFD(d, s, out)
 	internal := out.ASN == out.LocalASN
 	if s.routeReflectorClient && !internal {

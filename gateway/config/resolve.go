@@ -173,6 +173,9 @@ func (r *raw) resolveBGP(d *decoder) {
 	} else if d.usable(&c.BGP.Keepalive, &c.BGP.HoldTime) && c.BGP.Keepalive >= c.BGP.HoldTime {
 		d.errorf(d.at(&c.BGP.Keepalive), "keepalive %v is not shorter than hold_time %v", c.BGP.Keepalive, c.BGP.HoldTime)
 	}
+	if h := c.BGP.SendHoldTime; h > 0 && h <= c.BGP.HoldTime && d.usable(&c.BGP.SendHoldTime, &c.BGP.HoldTime) {
+		d.errorf(d.at(&c.BGP.SendHoldTime), "send_hold_time %v is not longer than hold_time %v", h, c.BGP.HoldTime)
+	}
 	if c.ASN == 0 {
 		return
 	}

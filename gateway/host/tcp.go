@@ -17,6 +17,9 @@ type TCPConnection struct {
 	// RTT is the smoothed round-trip time (RFC 6298). Retransmits counts segments that were sent again.
 	RTT         time.Duration
 	Retransmits uint32
+	// Acked counts the bytes that the other end has acknowledged; Unread, those written here that it has not.
+	Acked  uint64
+	Unread uint32
 }
 
 // TCPConnections lists the established connections, as `ss -ti` does. IPv6 may be missing.
@@ -43,6 +46,7 @@ func (h *Host) TCPConnections(ctx context.Context) ([]TCPConnection, error) {
 			out = append(out, TCPConnection{
 				Local: end(id.Source, id.SourcePort, id.Interface, names), Remote: end(id.Destination, id.DestinationPort, id.Interface, names),
 				RTT: time.Duration(c.TCPInfo.Rtt) * time.Microsecond, Retransmits: c.TCPInfo.Total_retrans,
+				Acked: c.TCPInfo.Bytes_acked, Unread: c.InetDiagMsg.WQueue,
 			})
 		}
 	}
