@@ -285,6 +285,10 @@ type deletion struct {
 // itself, and until it is over the loop does nothing but tell how things are.
 func (l *loop) remove(address netip.Addr, end time.Duration) error {
 	done := make(chan deletion, 1)
+	queue, err := outgoing(l.gobgp, address)
+	if err != nil {
+		l.log.Debug("what was not sent to a deleted peer is not let go", "err", err)
+	}
 	go func() {
 		if end > 0 {
 			l.end(address, end)
@@ -295,6 +299,10 @@ func (l *loop) remove(address netip.Addr, end time.Duration) error {
 			err = fmt.Errorf("neighbour %v: delete: %w", address, err)
 		}
 		done <- deletion{err, time.Since(begin)}
+		if queue != nil && err == nil {
+			for range queue { // until GoBGP closes it, with the end of the peer's goroutines
+			}
+		}
 	}()
 	select {
 	case d := <-done:

@@ -3,6 +3,7 @@ package bgp
 import (
 	"context"
 	"net/netip"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -175,4 +176,62 @@ func TestSendHold(t *testing.T) {
 	for _, name := range []string{"good", "source"} {
 		l.session(name, "untouched", func(s Session) bool { return s.State == Established && s.Establishments == 1 })
 	}
+}
+
+// TestSendHoldFreesQueue: what GoBGP could not send to a neighbour that does not read is let go with its session, and to set the time on a
+// session that runs does not end it.
+func TestSendHoldFreesQueue(t *testing.T) {
+	wedged := passive("wedged", 2, 65001, accepting())
+	wedged.SendHoldTime = SendHoldOff
+	l := startKernelLab(t, wedged, passive("source", 3, 65002, accepting()))
+	a, source := l.paused(l.options(2, 65001)), l.peer(3, 65002)
+	const routes, times = 10_000, 16
+	long := make([]uint32, 200) // that the kernel's buffers are a small part of it
+	for i := range long {
+		long[i] = 65002<<16 | uint32(i)
+	}
+	tables := [2]*bgptest.Table{bgptest.NewTable(routes, 65002, hop4(3), 1), bgptest.NewTable(routes, 65002, hop4(3), 1)}
+	for i, p := range tables[1].Updates { // the same prefixes with other attributes
+		tables[1].Updates[i] = bgptest.Update{Prefixes: tables[1].Prefixes[i*6 : min(i*6+6, routes)], NextHop: []netip.Addr{hop4(3)}, ASPath: []uint32{65002, uint32(len(p))}, Communities: long}.Encode()
+	}
+	settled := func() {
+		t.Helper()
+		announce(t, source, from4(3, 65002), "10.3.0.0/16")
+		l.feed.wait(t, "the last one", func() bool { return l.feed.path("source", "10.3.0.0/16") != nil })
+		withdraw(t, source, "10.3.0.0/16")
+		l.feed.wait(t, "its end", func() bool { return l.feed.path("source", "10.3.0.0/16") == nil })
+	}
+	l.sends(source, tables[0].Updates)
+	settled()
+	before := heap()
+	for i := range times {
+		l.sends(source, tables[(i+1)%2].Updates)
+		settled()
+	}
+	full := heap()
+	if full < before+routes*times*100 {
+		t.Fatalf("nothing has piled up: %d MB, then %d", before>>20, full>>20)
+	}
+	if s := l.session("wedged", "up", func(s Session) bool { return s.State == Established }); s.Downs[downSendHold] != 0 {
+		t.Errorf("off: %+v", s)
+	}
+	l.set(func(c *Config) { c.Neighbours[0].SendHoldTime = 2 * time.Second })
+	l.session("wedged", "ended", func(s Session) bool { return s.Downs[downSendHold] == 1 && s.Establishments == 1 })
+	limit := time.After(patient)
+	for now := heap(); now > before+(full-before)/2; now = heap() {
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-limit:
+			t.Fatalf("%d MB, with its queue %d, and after it %d", before>>20, full>>20, now>>20)
+		}
+	}
+	t.Logf("%d MB, with its queue %d, and after it %d", before>>20, full>>20, heap()>>20)
+	runtime.KeepAlive(a)
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
 }
