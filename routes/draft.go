@@ -67,7 +67,11 @@ func (t *Table) finish() *Update {
 			row = d.old
 		default:
 			row = &Row{Prefix: p, Decision: row.Decision, known: row.known}
-			t.rows.set(p, row)
+			if d.old == nil {
+				t.rows.add(p, row)
+			} else {
+				t.rows.set(p, row)
+			}
 		}
 		t.nextHops.replace(t, d.old, d.row)
 		counts.move(d.old, d.row)

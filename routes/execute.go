@@ -27,7 +27,8 @@ const mostKept = 1 << 18
 // work is a prefix to bring to what is desired.
 type work struct {
 	prefix netip.Prefix
-	row    *Row // nil: nothing is known of it
+	row    *Row  // nil: nothing is known of it
+	held   *Held // what the ledger has, once it was planned for; nil: nothing
 	cause  Cause
 	caused bool // there is a new cause
 }
@@ -48,7 +49,8 @@ func (s *Syncer) sync(ctx context.Context, list []work) {
 	s.planner.devices(s.snapshot, s.ledger)
 	for i := range list {
 		w := &list[i]
-		if !s.planner.prefix(w.prefix, w.row, s.ledger) {
+		w.held = s.ledger.at(w.prefix)
+		if !s.planner.prefix(w.prefix, w.row, w.held, s.ledger) {
 			continue
 		}
 		waiting := s.pending.get(w.prefix)
@@ -161,6 +163,15 @@ func (c *cursor) to(p netip.Prefix) *work {
 func (s *Syncer) execute(ctx context.Context, plan [][]Op, list []work) []failedOp {
 	var failed []failedOp
 	done := cursor{list: list}
+	// Operations of all kinds come in the order of the list; where they do not, what the ledger has is looked up each time.
+	ordered := !s.planner.inward
+	find := func(c *cursor, p netip.Prefix) *work {
+		w := c.to(p)
+		if w != nil && !ordered {
+			w.held = s.ledger.at(p)
+		}
+		return w
+	}
 	run := func(ops []Op, stage Stage, write func(context.Context, []Op) []error) {
 		if len(ops) == 0 || ctx.Err() != nil {
 			return
@@ -171,17 +182,26 @@ func (s *Syncer) execute(ctx context.Context, plan [][]Op, list []work) []failed
 		s.stats.stages[stage].Observe(at.Sub(start))
 		for i := range ops {
 			op := &ops[i]
-			if errs[i] != nil {
+			route := (op.Kind == Install || op.Kind == Withdraw) && op.Route.Type == Unicast
+			var w *work
+			if route || ordered && op.Device == "" {
+				w = find(&done, op.Prefix())
+			}
+			switch {
+			case errs[i] != nil:
 				s.ledger.Failed(*op)
 				s.stats.failures[op.Kind]++
 				failed = append(failed, failedOp{*op, errs[i]})
-				continue
+				if w != nil {
+					w.held = s.ledger.at(w.prefix)
+				}
+			case route:
+				s.routeDone(op, w, at)
+			case w != nil:
+				s.ledger.done(&w.held, op, at, 0)
+			default:
+				s.ledger.Done(*op, at, 0)
 			}
-			if op.Kind != Install && op.Kind != Withdraw || op.Route.Type == Unreachable {
-				s.ledger.done(op, at, 0)
-				continue
-			}
-			s.routeDone(op, done.to(op.Route.Prefix), at)
 		}
 	}
 	divert, rest := phase(plan, Divert)
@@ -207,11 +227,11 @@ func (s *Syncer) execute(ctx context.Context, plan [][]Op, list []work) []failed
 		if op.Route.Type == Unreachable {
 			return true
 		}
-		w := of.to(op.Route.Prefix)
-		if w == nil || w.row == nil || !s.ledger.MayInstall(w.row) {
+		w := find(&of, op.Route.Prefix)
+		if w == nil || w.row == nil || !s.ledger.mayInstall(w.row, w.held) {
 			return false
 		}
-		if len(op.Route.Backup) > 0 && !s.ledger.mayBackUp(w.row) {
+		if len(op.Route.Backup) > 0 && !s.ledger.mayBackUp(w.row, w.held) {
 			op.Route.Backup = nil // until its tunnel has the prefix: the failure is that of an Allow
 		}
 		return true
@@ -293,10 +313,11 @@ func (s *Syncer) routeDone(op *Op, w *work, at time.Time) {
 	if w != nil && !w.cause.Start().IsZero() {
 		took = at.Sub(w.cause.Start())
 	}
-	before := s.ledger.done(op, at, took)
 	if w == nil {
+		s.ledger.Done(*op, at, took)
 		return
 	}
+	before := s.ledger.done(&w.held, op, at, took)
 	f, kind := FamilyOf(op.Route.Prefix), Announced
 	switch {
 	case op.Kind == Withdraw:

@@ -135,6 +135,15 @@ func (f *forest[V]) set(p netip.Prefix, value V) {
 	f.version.size++
 }
 
+// add is set for a prefix that is known not to be there: it looks at none that are.
+func (f *forest[V]) add(p netip.Prefix, value V) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	leaf := f.leaf(p)
+	*leaf = append(*leaf, value)
+	f.version.size++
+}
+
 func (f *forest[V]) remove(p netip.Prefix) {
 	if _, ok := f.version.get(p); !ok {
 		return

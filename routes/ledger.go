@@ -126,11 +126,23 @@ func (h *holding) empty() bool {
 	return h.route == absent && h.discard == absent && len(h.allowed) == 0 && h.failure == nil
 }
 
-// change edits the entry of a prefix and returns what was held before. f gets a copy whose slices it must not modify in
-// place.
-func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
-	h, there := l.held.version.get(p)
-	e := &l.editing
+// at returns the entry of a prefix; nil if there is none.
+func (l *Ledger) at(p netip.Prefix) *Held {
+	h, _ := l.held.version.get(p)
+	return h
+}
+
+// change edits the entry of a prefix. f gets a copy whose slices it must not modify in place.
+func (l *Ledger) change(p netip.Prefix, f func(*edit)) {
+	h := l.at(p)
+	l.changeAt(&h, p, f)
+}
+
+// changeAt is change for those who have the entry of the prefix at hand, nil if there is none. It sees to it that they have it
+// afterwards, and returns what was held before.
+func (l *Ledger) changeAt(at **Held, p netip.Prefix, f func(*edit)) (before *holding) {
+	h, e := *at, &l.editing
+	there := h != nil
 	if before, *e = nothing, (edit{}); there {
 		before = h.holding
 		*e = edit{*before, h.changed, h.took}
@@ -140,6 +152,7 @@ func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 	if e.empty() {
 		l.held.remove(p)
 		l.prefixes.Delete(p)
+		*at = nil
 		return before
 	}
 	now := l.share.holding(&e.holding)
@@ -147,11 +160,14 @@ func (l *Ledger) change(p netip.Prefix, f func(*edit)) (before *holding) {
 		return before
 	}
 	h = &Held{prefix: p, holding: now, changed: e.changed, took: e.took}
-	if !there {
+	if there {
+		l.held.set(p, h)
+	} else {
 		l.prefixes.Insert(p)
+		l.held.add(p, h)
 	}
-	l.held.set(p, h)
 	h.epoch = l.held.epoch
+	*at = h
 	return before
 }
 
@@ -181,10 +197,17 @@ func (l *Ledger) recount(p netip.Prefix, before, now *holding) {
 }
 
 // Done notes that an operation was acknowledged at a time, and how long after its cause that was (0: unknown).
-func (l *Ledger) Done(o Op, at time.Time, took time.Duration) { l.done(&o, at, took) }
+func (l *Ledger) Done(o Op, at time.Time, took time.Duration) {
+	var h *Held
+	if o.Device == "" {
+		h = l.at(o.Prefix())
+	}
+	l.done(&h, &o, at, took)
+}
 
-// done is Done, and returns what was held before; nil if the operation is about a device.
-func (l *Ledger) done(o *Op, at time.Time, took time.Duration) (before *holding) {
+// done is Done with the entry of the prefix at hand, as changeAt is. It returns what was held before; nil if the operation is about
+// a device.
+func (l *Ledger) done(held **Held, o *Op, at time.Time, took time.Duration) (before *holding) {
 	switch o.Kind {
 	case Divert:
 		l.divert(o.Device, at)
@@ -194,7 +217,7 @@ func (l *Ledger) done(o *Op, at time.Time, took time.Duration) (before *holding)
 		return nil
 	default:
 	}
-	return l.change(o.Prefix(), func(h *edit) {
+	return l.changeAt(held, o.Prefix(), func(h *edit) {
 		switch o.Kind {
 		case Allow:
 			d := o.Allowed.Device
@@ -285,6 +308,11 @@ func (h *holding) uses(device string) bool {
 // reaches returns the peer that surely gets all packets for the prefix on the device, as far as the ledger knows; ok is
 // false if there is none or if a failed write makes it doubtful. Entries in going do not count.
 func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]struct{}) (peer string, ok bool) {
+	return l.reachesFrom(l.at(p), device, p, going)
+}
+
+// reachesFrom is reaches with the entry of the prefix at hand; nil if there is none.
+func (l *Ledger) reachesFrom(h *Held, device string, p netip.Prefix, going map[AllowedIP]struct{}) (peer string, ok bool) {
 	at := func(q netip.Prefix, h *Held) (doubt bool) {
 		for _, a := range h.allowed {
 			if a.Device != device {
@@ -301,7 +329,7 @@ func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]stru
 		}
 		return doubt
 	}
-	if h, there := l.held.version.get(p); there { // nearly always
+	if h != nil { // nearly always
 		if doubt := at(p, h); ok || doubt {
 			return peer, ok && !doubt
 		}
@@ -316,12 +344,15 @@ func (l *Ledger) reaches(device string, p netip.Prefix, going map[AllowedIP]stru
 }
 
 // MayInstall tells whether the route of a row can be written: each tunnel in it reaches the right peer.
-func (l *Ledger) MayInstall(r *Row) bool {
+func (l *Ledger) MayInstall(r *Row) bool { return l.mayInstall(r, l.at(r.Prefix)) }
+
+// mayInstall is MayInstall with the entry of the prefix at hand; nil if there is none.
+func (l *Ledger) mayInstall(r *Row, h *Held) bool {
 	for _, w := range r.Ways {
 		if w.Peer == "" {
 			continue
 		}
-		if peer, ok := l.reaches(w.Hop.Device, r.Prefix, nil); !ok || peer != w.Peer {
+		if peer, ok := l.reachesFrom(h, w.Hop.Device, r.Prefix, nil); !ok || peer != w.Peer {
 			return false
 		}
 	}
@@ -329,11 +360,11 @@ func (l *Ledger) MayInstall(r *Row) bool {
 }
 
 // mayBackUp tells whether the backup of a row's route reaches the right peer as well.
-func (l *Ledger) mayBackUp(r *Row) bool {
+func (l *Ledger) mayBackUp(r *Row, h *Held) bool {
 	if r.Backup == nil || r.Backup.Peer == "" {
 		return true
 	}
-	peer, ok := l.reaches(r.Backup.Hop.Device, r.Prefix, nil)
+	peer, ok := l.reachesFrom(h, r.Backup.Hop.Device, r.Prefix, nil)
 	return ok && peer == r.Backup.Peer
 }
 

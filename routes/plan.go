@@ -19,7 +19,7 @@ func PlanPrefixes(desired *Snapshot, installed *Ledger, prefixes []netip.Prefix)
 	var b planner
 	b.devices(desired, installed)
 	for _, p := range prefixes {
-		b.prefix(p, desired.Get(p), installed)
+		b.prefix(p, desired.Get(p), installed.at(p), installed)
 	}
 	return slices.Concat(b.pieces()...)
 }
@@ -87,16 +87,16 @@ func (b *planner) devices(desired *Snapshot, installed *Ledger) {
 	}
 }
 
-// prefix plans for one, and tells whether there is something to do. row is nil if nothing is known of it.
-func (b *planner) prefix(p netip.Prefix, row *Row, installed *Ledger) bool {
+// prefix plans for one, and tells whether there is something to do. row is nil if nothing is known of it, and has if nothing is held.
+func (b *planner) prefix(p netip.Prefix, row *Row, has *Held, installed *Ledger) bool {
 	if row == nil {
 		row = newRow(p)
 	}
 	b.sweep = installed.swept
 	n := b.size
 	held := nothing
-	if h, ok := installed.held.version.get(p); ok {
-		held = h.holding
+	if has != nil {
+		held = has.holding
 	}
 	owners := row.Owners
 	if c := b.compression; c != nil {

@@ -60,9 +60,9 @@ type neighbour struct {
 	peer  *peer // nil on the LAN
 	// tunnel is the way to the peer.
 	tunnel []way
-	// prefixes for which the neighbour has a path or is in the best set.
 	// loss is how the last session ended, until something is announced in another.
-	loss     Loss
+	loss Loss
+	// prefixes for which the neighbour has a path or is in the best set.
 	prefixes bart.Lite
 	// cut says that it cannot be reached: its paths do not count, though it has not withdrawn them.
 	cut bool
