@@ -21,10 +21,12 @@ const (
 	// refitEvery bounds how often room under a prefix limit is looked for.
 	refitEvery = 2 * time.Second
 	// A call that stops receiving for a time d is not made again before idleShare times d have passed; one that nobody
-	// waits for, not before pollShare times d; one that somebody may look for, not before freshShare times d.
+	// waits for, not before pollShare times d, and floodShare times d while a table comes in; one that somebody may look for, not
+	// before freshShare times d.
 	idleShare  = 10
 	freshShare = 20
 	pollShare  = 50
+	floodShare = 400
 	// maxPace is the longest wait that this leads to.
 	maxPace = 2 * time.Minute
 )
@@ -53,6 +55,7 @@ type loop struct {
 	refitted  time.Time
 	refitPace time.Duration
 	polled    inquiry       // into counters
+	pollCost  time.Duration // of that
 	answered  time.Time     // when GoBGP last answered it
 	countAt   time.Time     // not before it, into what is advertised on a session
 	countCost time.Duration // of that, for each prefix with a best path, when it was last done

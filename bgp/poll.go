@@ -62,6 +62,10 @@ func (f *flood) look(now time.Time, events uint64) {
 	}
 }
 
+// floodPace is how long counters rest while a table comes in, when asking for them took so long the last time. The table waits
+// while GoBGP walks what is there of it, which is more each time.
+func floodPace(cost time.Duration) time.Duration { return min(floodShare*cost, pollRest) }
+
 // poll refreshes message counters, queues and timers.
 func (l *loop) poll(now time.Time) {
 	events := l.view.events.Load() // before GoBGP answers, so that what happens meanwhile counts as new
@@ -69,7 +73,7 @@ func (l *loop) poll(now time.Time) {
 		l.events, l.eventAt = events, now
 	}
 	l.flood.look(now, events)
-	if !l.polled.due(now, events, pollRest) {
+	if !l.polled.due(now, events, pollRest) || l.flood.on && now.Sub(l.polled.at) < floodPace(l.pollCost) {
 		return
 	}
 	answers := map[netip.Addr]polled{}
@@ -83,6 +87,7 @@ func (l *loop) poll(now time.Time) {
 	})
 	cost := time.Since(begin)
 	l.polled.asked(now, events, l.eventAt, max(pollEvery, min(pollShare*cost, maxPace)))
+	l.pollCost = cost
 	if err != nil {
 		l.log.Error("list neighbours", "err", err)
 		return
