@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"sitewire/gateway/wg"
@@ -87,6 +88,9 @@ func (t *tunnels) Write(ctx context.Context, ops []routes.Op) []error {
 	return errs
 }
 
+// rooms are for lists of allowed-IPs: a table comes in as hundreds of long ones.
+var rooms = sync.Pool{New: func() any { return new([]wg.AllowedIP) }}
+
 // write runs operations of one kind on one device.
 func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error) {
 	name := ops[0].Allowed.Device
@@ -97,9 +101,18 @@ func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error)
 		}
 		return
 	}
-	list := make([]wg.AllowedIP, 0, len(ops))
-	for i, op := range ops {
-		key, ok := ix.keys[peerOnDevice{name, op.Allowed.Peer}]
+	room := rooms.Get().(*[]wg.AllowedIP)
+	defer rooms.Put(room)
+	list := (*room)[:0]
+	var peer string
+	var key wg.PublicKey
+	ok = false
+	for i := range ops {
+		op := &ops[i]
+		if i == 0 || op.Allowed.Peer != peer { // most are of the same
+			peer = op.Allowed.Peer
+			key, ok = ix.keys[peerOnDevice{name, peer}]
+		}
 		if !ok {
 			if op.Kind == routes.Allow {
 				errs[i] = fmt.Errorf("device %s has no peer %s", name, op.Allowed.Peer)
@@ -108,6 +121,7 @@ func (ix *tunnelIndex) write(ctx context.Context, ops []routes.Op, errs []error)
 		}
 		list = append(list, wg.AllowedIP{Prefix: op.Allowed.Prefix, Peer: key})
 	}
+	*room = list
 	delta := wg.Delta{Allow: list}
 	if ops[0].Kind == routes.Disallow {
 		delta = wg.Delta{Disallow: list}

@@ -80,7 +80,7 @@ type PeerStats struct {
 type Device interface {
 	// Name of the interface.
 	Name() string
-	// Apply makes one change. On error a part of it may be in place; applying it again is safe.
+	// Apply makes one change. On error a part of it may be in place; applying it again is safe. It keeps none of the slices of d.
 	Apply(ctx context.Context, d Delta) error
 	// Stats returns one entry for each peer. It does not read allowed-IPs where the device permits that.
 	Stats(ctx context.Context) ([]PeerStats, error)

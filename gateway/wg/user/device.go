@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -179,8 +180,11 @@ func (d *Device) Apply(ctx context.Context, delta wg.Delta) error {
 			return err
 		}
 	}
-	for _, a := range delta.Allow {
+	for i, a := range delta.Allow {
 		// wireguard-go would skip it silently, and the route that follows would lead nowhere.
+		if i > 0 && a.Peer == delta.Allow[i-1].Peer {
+			continue
+		}
 		if d.dev.LookupPeer(device.NoisePublicKey(a.Peer)) == nil {
 			return fmt.Errorf("device %s: peer %s: allowed-IP %s: %w", d.name, a.Peer, a.Prefix, wg.ErrNoPeer)
 		}
@@ -215,16 +219,20 @@ func (d *Device) settings(c wg.DeviceConfig) error {
 	return errors.Join(err, d.set(fmt.Sprintf("listen_port=%d\n", old), fmt.Sprintf("back to listen port %d", old)))
 }
 
+// texts are for the text of allowed-IPs, which is long while a table comes in.
+var texts = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
 func (d *Device) entries(ctx context.Context, list []wg.AllowedIP, sign string) error {
+	b := texts.Get().(*bytes.Buffer)
+	defer texts.Put(b)
 	for len(list) > 0 {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("device %s: %w", d.name, err)
 		}
 		n := min(chunk, len(list))
-		var b strings.Builder
-		b.Grow(n * 40)
-		allowedText(&b, list[:n], sign)
-		if err := d.set(b.String(), "allowed-IPs"); err != nil {
+		b.Reset()
+		allowedText(b, list[:n], sign)
+		if err := d.setFrom(b, "allowed-IPs"); err != nil {
 			return err
 		}
 		list = list[n:]
@@ -233,8 +241,11 @@ func (d *Device) entries(ctx context.Context, list []wg.AllowedIP, sign string) 
 }
 
 // set runs one UAPI operation. Its error says what was set, and the number of the failure, but never the text.
-func (d *Device) set(text, what string) error {
-	err := d.dev.IpcSet(text)
+func (d *Device) set(text, what string) error { return d.setFrom(strings.NewReader(text), what) }
+
+// setFrom is set with a text that is read.
+func (d *Device) setFrom(text io.Reader, what string) error {
+	err := d.dev.IpcSetOperation(text)
 	if err == nil {
 		return nil
 	}

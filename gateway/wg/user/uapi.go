@@ -2,6 +2,7 @@ package user
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -39,7 +40,7 @@ func peerText(b *strings.Builder, p wg.PeerConfig) {
 }
 
 // allowedText describes additions, or with sign "-" removals. It never creates a peer.
-func allowedText(b *strings.Builder, list []wg.AllowedIP, sign string) {
+func allowedText(b *bytes.Buffer, list []wg.AllowedIP, sign string) {
 	var (
 		peer wg.PublicKey
 		room [64]byte

@@ -1,6 +1,7 @@
 package user
 
 import (
+	"bytes"
 	"errors"
 	"net/netip"
 	"slices"
@@ -13,7 +14,7 @@ import (
 )
 
 func TestAllowedText(t *testing.T) {
-	var b strings.Builder
+	var b bytes.Buffer
 	allowedText(&b, slices.Concat(wgtest.Allowed("a", "10.0.0.0/24", "fd00::/64"), wgtest.Allowed("b", "::/0"), wgtest.Allowed("a", "0.0.0.0/0")), "-")
 	a, bb := wgtest.Peer("a").PublicKey.Hex(), wgtest.Peer("b").PublicKey.Hex()
 	want := "public_key=" + a + "\nupdate_only=true\nallowed_ip=-10.0.0.0/24\nallowed_ip=-fd00::/64\n" +
