@@ -171,7 +171,11 @@ func (f *forest[V]) leaf(p netip.Prefix) *[]V {
 	part := f.part(r)
 	if part.own&(1<<m) == 0 {
 		part.own |= 1 << m
-		part.leaves[m] = append(make([]V, 0, len(part.leaves[m])+1), part.leaves[m]...)
+		room := len(part.leaves[m]) + 1
+		if room == 1 {
+			room = leafSize // a table that comes in fills it
+		}
+		part.leaves[m] = append(make([]V, 0, room), part.leaves[m]...)
 	}
 	return &part.leaves[m]
 }
@@ -198,7 +202,11 @@ func (f *forest[V]) part(r int) *versionPart[V] {
 		for m, leaf := range old.leaves {
 			for _, e := range leaf {
 				at, _ := v.place(e.key())
-				v.root[at].leaves[m] = append(v.root[at].leaves[m], e)
+				own := &v.root[at].leaves[m]
+				if *own == nil {
+					*own = make([]V, 0, leafSize)
+				}
+				*own = append(*own, e)
 			}
 		}
 	}

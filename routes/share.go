@@ -15,8 +15,18 @@ type share struct {
 		best  []member
 	}
 	held      map[heldIP][]heldIP
-	decisions map[decisionKey]*Decision
-	holdings  map[holdingKey]*holding
+	decisions sharing[decisionKey, Decision]
+	holdings  sharing[holdingKey, holding]
+}
+
+// sharing is what is shared by what says the same.
+type sharing[K comparable, V any] struct {
+	of map[K]*V
+	// last are the ones asked for last, the newest first: the next is nearly always one of them.
+	last [2]struct {
+		key K
+		v   *V
+	}
 }
 
 type sharedWay struct {
@@ -106,7 +116,7 @@ func (s *share) decision(d *Decision) *Decision {
 		own := *d
 		return &own
 	}
-	return shared(&s.decisions, decisionKey{d.State, d.Reason, d.Source, d.Discard, first(d.Ways), d.Backup, first(d.Owners)}, d)
+	return s.decisions.one(decisionKey{d.State, d.Reason, d.Source, d.Discard, first(d.Ways), d.Backup, first(d.Owners)}, d)
 }
 
 // holdingKey is decisionKey for what is held.
@@ -122,7 +132,7 @@ func (s *share) holding(h *holding) *holding {
 		own := *h
 		return &own
 	}
-	return shared(&s.holdings, holdingKey{first(h.hops), first(h.backup), h.route, h.discard, first(h.allowed)}, h)
+	return s.holdings.one(holdingKey{first(h.hops), first(h.backup), h.route, h.discard, first(h.allowed)}, h)
 }
 
 // first returns the place of the first element; nil if there is none.
@@ -133,15 +143,23 @@ func first[E any](s []E) *E {
 	return &s[0]
 }
 
-// shared returns what the map has for the key, or takes a copy of v in.
-func shared[K comparable, V any](m *map[K]*V, k K, v *V) *V {
-	if have, ok := (*m)[k]; ok {
-		return have
+// one returns what there is for the key, or takes a copy of v in.
+func (s *sharing[K, V]) one(k K, v *V) *V {
+	for i := range s.last {
+		if l := &s.last[i]; l.v != nil && l.key == k {
+			return l.v
+		}
 	}
-	if *m == nil || len(*m) >= mostShared {
-		*m = make(map[K]*V)
+	have, ok := s.of[k]
+	if !ok {
+		if s.of == nil || len(s.of) >= mostShared {
+			s.of = make(map[K]*V)
+		}
+		own := *v
+		have = &own
+		s.of[k] = have
 	}
-	own := *v
-	(*m)[k] = &own
-	return &own
+	s.last[1] = s.last[0]
+	s.last[0].key, s.last[0].v = k, have
+	return have
 }
