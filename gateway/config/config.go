@@ -296,7 +296,7 @@ type Session struct {
 	// SendHoldTime as in BGP.
 	SendHoldTime         time.Duration
 	GracefulRestart      bool
-	RouteReflectorClient              bool
+	RouteReflectorClient bool
 	// BFD watches the way to the neighbour.
 	BFD BFD
 	// Policy of both directions; nil exchanges nothing (RFC 8212).

@@ -100,7 +100,7 @@ func bgp() Board {
 				Title: "Why sessions fell", Kind: TimeSeries, W: 12, H: 8, Unit: "none", Min: new(0.0), Bars: true, Steps: neutral, NoValue: "No session fell.",
 				Question: "When did sessions go down, and for which reason?",
 				Normal:   "No bars.",
-				Do:       "hold_timer_expired, bfd_down and graceful_restart (the peer fell silent, its routes are kept for a while): the path. read_failed: the peer closed or the tunnel's MTU is too small. notification_received: see beside. tunnel_down, configuration and reset are our own doing.",
+				Do:       "hold_timer_expired, bfd_down and graceful_restart (the peer fell silent, its routes are kept for a while): the path. read_failed: the peer closed or the tunnel's MTU is too small. send_hold_timer_expired: the BGP daemon there reads nothing, restart it. notification_received: see beside. tunnel_down, configuration and reset are our own doing.",
 				Alerts:   []string{"SitewireBGPSessionFlapping"},
 				Queries: []Query{{Expr: `sum by (instance, session, reason) (increase(sitewire_bgp_session_downs_total{peer}[$__rate_interval])) > 0`,
 					Legend: "{{instance}} → {{session}} {{reason}}"}},
