@@ -80,7 +80,10 @@ type wire struct {
 	cut  map[*end]bool // what this one sends is lost
 	ttl  int
 	busy time.Duration // how long a's sender keeps its goroutine
-	a, b *end
+	// behind tells that what a is sent meanwhile comes after that, as if all of its process were held up.
+	behind bool
+	until  time.Time // of that
+	a, b   *end
 }
 
 type leg struct {
@@ -93,13 +96,21 @@ func (l *leg) send(b []byte) error {
 	l.w.mu.Lock()
 	lost, ttl, busy := l.w.cut[l.from], l.w.ttl, l.w.busy
 	if l.from == l.w.a {
-		l.w.busy = 0
+		l.w.busy, l.w.until = 0, time.Now().Add(busy)
+	}
+	var held time.Duration
+	if l.to == l.w.a && l.w.behind {
+		held = time.Until(l.w.until)
 	}
 	l.w.mu.Unlock()
 	l.from.mu.Lock()
 	l.from.sent++
 	l.from.mu.Unlock()
-	if !lost {
+	switch {
+	case lost:
+	case held > 0:
+		time.AfterFunc(held+time.Millisecond, func() { l.to.deliver(l.source, ttl, b) })
+	default:
 		l.to.deliver(l.source, ttl, b)
 	}
 	if l.from == l.w.a {
@@ -234,6 +245,38 @@ func TestBusy(t *testing.T) {
 		}
 		w.lose(w.b, true)
 		time.Sleep(time.Second)
+		synctest.Wait()
+		if n := len(w.a.failed()); n != 1 {
+			t.Errorf("%d failures after a cut", n)
+		}
+	})
+}
+
+// A process that was held up does not take that for the neighbour's silence: what held up its timers held up the packets too. A cut
+// is seen a detection time after it at the latest.
+func TestHeldUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const heldUp = 700 * time.Millisecond
+		a := config(right, fast)
+		a.Multiplier = 6
+		w := newWire(t, a, config(left, fast))
+		up(t, w)
+		holdUp := func() {
+			w.mu.Lock()
+			w.busy, w.behind = heldUp, true
+			w.mu.Unlock()
+		}
+		for range 30 {
+			holdUp()
+			time.Sleep(2 * time.Second)
+			synctest.Wait()
+		}
+		if n := len(w.a.failed()) + len(w.b.failed()); n != 0 {
+			t.Errorf("%d failures", n)
+		}
+		w.lose(w.b, true)
+		holdUp()
+		time.Sleep(fast + heldUp + 3*fast + time.Millisecond) // it begins with the next packet
 		synctest.Wait()
 		if n := len(w.a.failed()); n != 1 {
 			t.Errorf("%d failures after a cut", n)

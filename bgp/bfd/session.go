@@ -54,30 +54,44 @@ func (x *session) tally() tally {
 // run drives the machine until ctx ends.
 func (x *session) run(ctx context.Context) {
 	defer x.out.close()
-	transmit, detect, patience := time.NewTimer(0), time.NewTimer(time.Hour), time.NewTimer(time.Hour)
-	for _, timer := range []*time.Timer{transmit, detect, patience} {
-		defer timer.Stop()
+	transmit, detect, patience := newAlarm(), newAlarm(), newAlarm()
+	for _, a := range []*alarm{transmit, detect, patience} {
+		defer a.Stop()
 	}
-	detect.Stop()
-	patience.Stop()
+	transmit.in(0)
 	pause := func() {
 		if d := x.machine.pause(); d > 0 {
-			transmit.Reset(d)
+			transmit.in(d)
 		} else {
-			transmit.Stop()
+			transmit.off()
 		}
 	}
+	// stalled is how long this goroutine could do nothing since the last packet came, as far as it can know; excused, whether that was
+	// taken into account.
+	var stalled time.Duration
+	var excused bool
 	for {
 		select {
 		case <-ctx.Done():
 			x.goodbye()
 			return
 		case <-transmit.C:
+			due := transmit.due
 			x.send(x.machine.packet(false))
+			stalled += time.Since(due)
 			pause()
 		case <-detect.C:
 			if len(x.packets) > 0 { // it was this goroutine that had to wait
-				detect.Reset(0)
+				detect.in(0)
+				continue
+			}
+			// What held this goroutine up held up those before it as well, through which packets come: WireGuard's and the
+			// reader. They get as much time, once, and one more detection time at most.
+			most := min(stalled+max(detect.late(), transmit.late()), x.machine.detection)
+			if most >= stall && !excused {
+				excused = true
+				x.server.log.Debug("BFD waits longer", "remote", x.config.Remote, "for", most, "because", "this process was held up")
+				detect.in(most)
 				continue
 			}
 			x.moved(outcome{was: x.machine.expire()})
@@ -95,14 +109,15 @@ func (x *session) run(ctx context.Context) {
 				continue
 			}
 			x.received.Add(1)
+			stalled, excused = 0, false
 			if out.reply {
 				x.send(x.machine.packet(true))
 			}
 			x.moved(out)
 			if out.anew {
-				patience.Reset(comeback)
+				patience.in(comeback)
 			} else if out.admin {
-				patience.Stop()
+				patience.off()
 			}
 			// The other end learns of a new state at once, and a faster pace begins at once.
 			if out.was != x.machine.state {
@@ -114,9 +129,42 @@ func (x *session) run(ctx context.Context) {
 			if x.machine.state == Down && out.was == Down {
 				break
 			}
-			detect.Reset(x.machine.detection)
+			detect.in(x.machine.detection)
 		}
 	}
+}
+
+// stall is how late a timer has to be to say anything; it is far above what an idle machine has.
+const stall = 10 * time.Millisecond
+
+// alarm is a timer that knows when it was due.
+type alarm struct {
+	*time.Timer
+	due time.Time // zero while it is off
+}
+
+func newAlarm() *alarm {
+	a := &alarm{Timer: time.NewTimer(time.Hour)}
+	a.off()
+	return a
+}
+
+func (a *alarm) in(d time.Duration) {
+	a.due = time.Now().Add(d)
+	a.Reset(d)
+}
+
+func (a *alarm) off() {
+	a.due = time.Time{}
+	a.Stop()
+}
+
+// late is how long ago the alarm was due; 0 or less if it is not yet, or off.
+func (a *alarm) late() time.Duration {
+	if a.due.IsZero() {
+		return 0
+	}
+	return time.Since(a.due)
 }
 
 // comeback is how long a session that the neighbour began anew may take to come up again before that is a failure. Both
