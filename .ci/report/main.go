@@ -2,9 +2,10 @@
 //
 // Job: a line for each package as it ends, the output of what failed, the list of skipped tests with their reasons, and the totals.
 // Inputs: test2json events; -failed names checks that failed before, which count as failures.
-// Outputs: the report; its last line is `N passed, N failed, N skipped`. The exit code is 1 if anything failed or nothing was read.
+// Outputs: the report; its last line is `N passed, N failed, N skipped`. The exit code is 1 if anything failed or nothing was read. With -again
+// it prints what the race detector skipped instead: a line for each package, with a pattern for `go test -run`.
 // A test that this machine's kernel cannot run and that passed in a guest is listed by itself and does not count as skipped: it counts
-// among the passed ones, as a subtest of the test that ran the guest.
+// among the passed ones, as a subtest of the test that ran the guest. So is one that was skipped under the race detector and passed without it.
 // Invariants: subtests count as tests; a package that fails without a failed test (it does not build, it panics, it times out) counts as one failure.
 package main
 
@@ -15,6 +16,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -39,14 +41,25 @@ type report struct {
 	failures map[string]int           // failed tests by package
 	skips    []skip
 	inGuest  map[key]bool // tests that passed in a guest
+	passes   map[key]bool // tests that passed
 
 	packages, passed, failed int
 }
 
 func main() {
 	failed := flag.String("failed", "", "checks that failed, separated by spaces")
+	again := flag.Bool("again", false, "print which tests the race detector skipped")
 	flag.Parse()
 	r := newReport(os.Stdout)
+	if *again {
+		r.out = io.Discard
+		if err := r.read(os.Stdin); err != nil {
+			fmt.Fprintln(os.Stderr, "report:", err)
+			os.Exit(1)
+		}
+		fmt.Print(r.again())
+		return
+	}
 	if err := r.read(os.Stdin); err != nil {
 		fmt.Fprintln(os.Stderr, "report:", err)
 		r.failed++
@@ -57,7 +70,7 @@ func main() {
 }
 
 func newReport(out io.Writer) *report {
-	return &report{out: out, text: make(map[key]*strings.Builder), failures: make(map[string]int), inGuest: make(map[key]bool)}
+	return &report{out: out, text: make(map[key]*strings.Builder), failures: make(map[string]int), inGuest: make(map[key]bool), passes: make(map[key]bool)}
 }
 
 func (r *report) read(in io.Reader) error {
@@ -97,7 +110,10 @@ func (r *report) event(e event) {
 	}
 	switch e.Action {
 	case "pass":
-		r.passed++
+		if !r.passes[k] { // tests beside one that runs again do, too
+			r.passed++
+		}
+		r.passes[k] = true
 		if twin, ok := r.twin(k); ok {
 			r.inGuest[twin] = true
 		}
@@ -170,27 +186,52 @@ func (r *report) twin(k key) (key, bool) {
 	return key{module + "/" + strings.ReplaceAll(parts[1], ".", "/"), parts[2]}, true
 }
 
-// ranInGuest takes the skips out that are about the kernel and whose test passed in a guest.
-func (r *report) ranInGuest() (ran []skip) {
+// again lists the packages with tests that the race detector skipped, each with a pattern of those.
+func (r *report) again() string {
+	tests := map[string][]string{}
+	for _, s := range r.skips {
+		if strings.HasPrefix(s.reason, raceSkip) {
+			name, _, _ := strings.Cut(s.test, "/")
+			tests[s.pkg] = append(tests[s.pkg], name)
+		}
+	}
+	var b strings.Builder
+	for _, pkg := range slices.Sorted(maps.Keys(tests)) {
+		slices.Sort(tests[pkg])
+		fmt.Fprintf(&b, "%s ^(%s)$\n", pkg, strings.Join(slices.Compact(tests[pkg]), "|"))
+	}
+	return b.String()
+}
+
+// Reasons for which a test is skipped that runs elsewhere.
+const (
+	kernelSkip = "kind=link "
+	raceSkip   = "kind=race "
+)
+
+// ran takes the skips out that are for a reason and whose test passed elsewhere, and lists them.
+func (r *report) ran(reason string, passed map[key]bool, where string) {
+	var ran []skip
 	r.skips = slices.DeleteFunc(r.skips, func(s skip) bool {
-		if !r.inGuest[s.key] || !strings.HasPrefix(s.reason, "kind=link ") {
+		if !passed[s.key] || !strings.HasPrefix(s.reason, reason) {
 			return false
 		}
 		ran = append(ran, s)
 		return true
 	})
-	return ran
+	if len(ran) > 0 {
+		fmt.Fprintln(r.out, where)
+	}
+	for _, s := range ran {
+		fmt.Fprintf(r.out, "  %s %s\n", s.pkg, s.test)
+	}
 }
 
 // finish prints the skips and the totals and reports whether all is well.
 func (r *report) finish(checks []string) bool {
 	fmt.Fprintln(r.out)
-	if ran := r.ranInGuest(); len(ran) > 0 {
-		fmt.Fprintln(r.out, "Skipped for this machine's kernel, passed in a guest:")
-		for _, s := range ran {
-			fmt.Fprintf(r.out, "  %s %s\n", s.pkg, s.test)
-		}
-	}
+	r.ran(kernelSkip, r.inGuest, "Skipped for this machine's kernel, passed in a guest:")
+	r.ran(raceSkip, r.passes, "Skipped under the race detector, passed without it:")
 	if len(r.skips) == 0 {
 		fmt.Fprintln(r.out, "Skipped tests: none.")
 	} else {

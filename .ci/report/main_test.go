@@ -76,6 +76,22 @@ func TestReport(t *testing.T) {
 			want: []string{"passed in a guest:\n  m/a/b A\nSkipped tests:\n  m/a/b B: kind=link name=wireguard\n  m/a/b C: kind=program name=x\n2 passed, 1 failed, 2 skipped\n"},
 		},
 		{
+			name: "passed without the race detector",
+			input: `{"Action":"output","Package":"m/a","Test":"A/x","Output":"SKIP-REASON kind=race name=y\n"}
+{"Action":"skip","Package":"m/a","Test":"A/x"}
+{"Action":"output","Package":"m/a","Test":"B","Output":"SKIP-REASON kind=race name=y\n"}
+{"Action":"skip","Package":"m/a","Test":"B"}
+{"Action":"pass","Package":"m/a","Test":"A/z"}
+{"Action":"pass","Package":"m/a","Test":"A"}
+{"Action":"pass","Package":"m/a"}
+{"Action":"pass","Package":"m/a","Test":"A/x"}
+{"Action":"pass","Package":"m/a","Test":"A/z"}
+{"Action":"pass","Package":"m/a","Test":"A"}
+{"Action":"pass","Package":"m/a"}`,
+			want: []string{"passed without it:\n  m/a A/x\nSkipped tests:\n  m/a B: kind=race name=y\n3 passed, 0 failed, 1 skipped\n"},
+			ok:   true,
+		},
+		{
 			name: "nothing ran",
 			want: []string{"Failed check: no-package-was-tested\n0 passed, 1 failed, 0 skipped\n"},
 		},
@@ -91,5 +107,22 @@ func TestReport(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestAgain(t *testing.T) {
+	r := newReport(new(strings.Builder))
+	if err := r.read(strings.NewReader(`{"Action":"output","Package":"m/b","Test":"B/x","Output":"SKIP-REASON kind=race name=y\n"}
+{"Action":"skip","Package":"m/b","Test":"B/x"}
+{"Action":"output","Package":"m/b","Test":"B/z","Output":"SKIP-REASON kind=race name=y\n"}
+{"Action":"skip","Package":"m/b","Test":"B/z"}
+{"Action":"output","Package":"m/b","Test":"A","Output":"SKIP-REASON kind=race name=y\n"}
+{"Action":"skip","Package":"m/b","Test":"A"}
+{"Action":"output","Package":"m/a","Test":"C","Output":"SKIP-REASON kind=tun name=y\n"}
+{"Action":"skip","Package":"m/a","Test":"C"}`)); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := r.again(), "m/b ^(A|B)$\n"; got != want {
+		t.Errorf("%q, want %q", got, want)
 	}
 }
