@@ -253,7 +253,7 @@ func TestBusy(t *testing.T) {
 }
 
 // A process that was held up does not take that for the neighbour's silence: what held up its timers held up the packets too. A cut
-// is seen a detection time after it at the latest.
+// is seen at the latest a detection time after the process goes on.
 func TestHeldUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const heldUp = 700 * time.Millisecond
