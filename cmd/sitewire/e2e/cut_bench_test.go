@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/netip"
-	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -67,17 +65,8 @@ type cutResult struct {
 // FRR with two cables. None announces to one neighbour what it has from the other, which would be a leak (RFC 7908). All use
 // BFD at 200 ms x 3. What leaves the router, and when, is seen on its devices.
 func BenchmarkCut(b *testing.B) {
-	number := func(env string, otherwise int) int {
-		text := os.Getenv(env)
-		if text == "" {
-			return otherwise
-		}
-		n, err := strconv.Atoi(text)
-		must(b, err)
-		return n
-	}
-	n, cuts := number(prefixesEnv, 100_000), number(cutsEnv, 20)
-	besides := number(besideCutsEnv, cuts)
+	n, cuts := numberFrom(b, prefixesEnv, 100_000), numberFrom(b, cutsEnv, 20)
+	besides := numberFrom(b, besideCutsEnv, cuts)
 	for b.Loop() {
 		var s strings.Builder
 		fmt.Fprintf(&s, "%-10s %4s %-21s %-21s %-17s %-21s %s\n", "", "", "to the other way, ms", "all packets there, ms", "lost in a cut", "from the cut, ms", "peak")

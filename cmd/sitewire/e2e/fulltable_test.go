@@ -33,16 +33,23 @@ type load struct {
 	prefix int
 }
 
+// numberFrom is the number in an environment variable, or another one without it.
+func numberFrom(b *testing.B, env string, otherwise int) int {
+	b.Helper()
+	text := os.Getenv(env)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.Atoi(text)
+	must(b, err)
+	return n
+}
+
 // BenchmarkFullTable sends one table of IPv4 routes, in the proportions of the Internet's, to one gateway after the
 // other and prints one table: ours, over a tunnel, with allowed-IPs and kernel routes; an embedded GoBGP that watches
 // best paths and does nothing else; the libraries of a gateway joined in the shortest way; BIRD and FRR, over a cable, with kernel routes.
 func BenchmarkFullTable(b *testing.B) {
-	n := 100_000
-	if text := os.Getenv(prefixesEnv); text != "" {
-		var err error
-		n, err = strconv.Atoi(text)
-		must(b, err)
-	}
+	n := numberFrom(b, prefixesEnv, 100_000)
 	for b.Loop() {
 		var list []load
 		for _, one := range []struct {
